@@ -1,0 +1,122 @@
+"""The only file that asks which backend runs: fused batch norm, custom gradients, rows over replicas."""
+
+import keras
+from keras import ops
+
+
+def _replica_context():
+    """The TensorFlow replica context when more than one replica runs in sync, else None."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context if context is not None and context.num_replicas_in_sync > 1 else None
+
+
+def num_replicas():
+    """Number of replicas that train in sync, 1 outside a distribution strategy."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def replica_rows(count):
+    """Where this replica's rows lie in the global batch.
+
+    Args:
+        count: number of rows on this replica, an int or a scalar tensor.
+
+    Returns:
+        `(start, total)`: index of the first own row and the number of rows over all replicas.
+        `(0, count)` outside a strategy.
+    """
+    context = _replica_context()
+    if context is None:
+        return 0, count
+    counts = context.all_gather(ops.reshape(ops.cast(count, "int32"), (1,)), axis=0)
+    return ops.sum(counts[: context.replica_id_in_sync_group]), ops.sum(counts)
+
+
+def gather(rows):
+    """Rows of all replicas in replica order, with gradient; `rows` itself outside a strategy.
+
+    Collectives refuse bfloat16, so half precision is gathered, and returned, in float32.
+    """
+    context = _replica_context()
+    if context is None:
+        return rows
+    return context.all_gather(ops.cast(rows, "float32"), axis=0)
+
+
+def custom_gradient(function):
+    """A function with its own backward pass, spelt the same on every backend.
+
+    Args:
+        function: takes tensors and returns `(outputs, backward)`, where `backward(upstream)`
+            returns a tuple with one gradient for each input.
+
+    Returns:
+        A function of the same tensors that returns `outputs`.
+    """
+    backend = keras.backend.backend()
+
+    @ops.custom_gradient
+    def wrapped(*tensors):
+        outputs, backward = function(*tensors)
+
+        def gradient(*arguments, upstream=None):
+            grads = backward(arguments[0] if upstream is None else upstream)
+            return grads[0] if backend == "tensorflow" and len(grads) == 1 else grads
+
+        return outputs, gradient
+
+    return wrapped
+
+
+def fused_batch_norm(inputs, scale, offset, epsilon):
+    """Normalises a batch over all axes but the last in one kernel.
+
+    Args:
+        inputs: `(batch, ..., channels)`.
+        scale, offset: float32 vectors of length `channels`.
+        epsilon: added to the variance.
+
+    Returns:
+        `(outputs, mean, variance)` with the unbiased variance, statistics in float32; None where
+        the backend has no such kernel.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    # The kernel wants four dimensions; the collapsed middle keeps channels last.
+    flat = tf.reshape(inputs, (-1, 1, 1, inputs.shape[-1])) if len(inputs.shape) != 4 else inputs
+    empty = tf.zeros((0,))
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=flat, scale=scale, offset=offset, mean=empty, variance=empty, epsilon=epsilon,
+        exponential_avg_factor=1.0, data_format="NHWC", is_training=True,
+    )  # fmt: skip
+    if flat is not inputs:
+        outputs = tf.reshape(outputs, tf.shape(inputs))
+        outputs.set_shape(inputs.shape)
+    return outputs, mean, variance
+
+
+def fused_batch_norm_inference(inputs, scale, offset, mean, variance, epsilon):
+    """Normalises with given statistics in one kernel; None where the backend has no such kernel."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    flat = tf.reshape(inputs, (-1, 1, 1, inputs.shape[-1])) if len(inputs.shape) != 4 else inputs
+    outputs = tf.raw_ops.FusedBatchNormV3(
+        x=flat, scale=scale, offset=offset, mean=mean, variance=variance, epsilon=epsilon,
+        exponential_avg_factor=1.0, data_format="NHWC", is_training=False,
+    ).y  # fmt: skip
+    if flat is not inputs:
+        outputs = tf.reshape(outputs, tf.shape(inputs))
+        outputs.set_shape(inputs.shape)
+    return outputs

@@ -1,0 +1,216 @@
+"""Callbacks: go on where a run stopped, and probe the backbone while it trains."""
+
+import json
+import logging
+import os
+import pathlib
+import time
+
+import h5py
+import keras
+import numpy as np
+
+from star_keras.exceptions import NonFiniteError, ResumeError
+
+_FORMAT = 1
+_LOGGER = logging.getLogger("star_keras")
+
+
+class Resume(keras.callbacks.Callback):
+    """Stores the run after every epoch and goes on from there when it is started again.
+
+    The model must be built and compiled before `fit`. One file holds weights, optimizer, the state
+    of the model's own seed, the epoch and the history; it is replaced as a whole, so a run that is
+    killed at any moment finds the last finished epoch. The order of the images is not stored but
+    computed, by `batches`, from the seed and the epoch. Put it behind the callbacks whose results
+    its history is to keep.
+
+    Args:
+        folder: where the checkpoint lies; made when missing.
+        every: number of epochs between two checkpoints. Defaults to 1. The last epoch is always
+            stored.
+        minutes: stop, resumably, before the epoch that would end later than this many minutes after
+            the start. Defaults to None: run to the end.
+
+    Attributes:
+        epoch: number of epochs the stored run has finished, 0 for a new one: `fit`'s `initial_epoch`.
+        history: logs of the finished epochs, a dict of lists.
+
+    Raises:
+        ResumeError: if the folder holds something else than a checkpoint, or one of another model.
+        NonFiniteError: if the loss of an epoch is not finite; the previous checkpoint stays.
+
+    Example:
+
+    >>> import tempfile
+    >>> images, labels = np.ones((8, 2)), np.ones((8, 1))
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> resume = Resume(tempfile.mkdtemp())
+    >>> batches = resume.batches((images, labels), batch_size=4, seed=0)
+    >>> history = model.fit(
+    ...     batches, epochs=2, initial_epoch=resume.epoch, shuffle=False, callbacks=[resume], verbose=0)
+    >>> resume.epoch
+    2
+    """
+
+    def __init__(self, folder, every=1, minutes=None):
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"`every` must be a positive number of epochs. Received: every={every}")
+        self.folder = pathlib.Path(folder)
+        self.every = every
+        self.minutes = minutes
+        self.epoch, self.history = self._read_position()
+        self._longest = 0.0
+        self._restored = False
+
+    @property
+    def path(self):
+        """The checkpoint file."""
+        return self.folder / "checkpoint.weights.h5"
+
+    def batches(self, data, batch_size, seed=0):
+        """The data as batches whose order is a function of `(seed, epoch)`.
+
+        Pass `shuffle=False` to `fit`: by default it would shuffle the batches once more, in an order
+        that cannot be repeated. Images that do not fill the last batch of an epoch are left out; each
+        epoch leaves out others.
+
+        Args:
+            data: an array, or a tuple `(images, labels)`.
+            batch_size: rows a batch, over all replicas.
+            seed: integer. Defaults to 0.
+
+        Returns:
+            A `keras.utils.PyDataset`.
+        """
+        return _OrderedBatches(data, batch_size, seed, self.epoch)
+
+    def on_train_begin(self, logs=None):
+        self._started = time.monotonic()
+        self._longest = 0.0
+        if self.epoch and not self._restored:
+            self._restore()
+        self._restored = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch != self.epoch:
+            raise ResumeError(
+                f"The run in {self.folder} has finished {self.epoch} epochs and goes on with epoch "
+                f"{self.epoch}. Received: epoch {epoch}; pass `initial_epoch=resume.epoch` to `fit`, or "
+                "another folder for a new run."
+            )
+        self._epoch_started = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        if not np.isfinite(logs.get("loss", 0.0)):
+            raise NonFiniteError(
+                f"The loss of epoch {epoch} must be finite. Received: loss={logs['loss']}. The checkpoint "
+                f"of epoch {self.epoch} in {self.folder} was kept; lower the learning rate or use float32."
+            )
+        self.epoch = epoch + 1
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(value)
+        last = self.epoch == self.params.get("epochs")
+        paused = self._out_of_time() and not last
+        if last or paused or self.epoch % self.every == 0:
+            self._store()
+        if paused:
+            _LOGGER.warning("Paused after epoch %d: the time is used up; run again to go on.", self.epoch)
+            self.model.stop_training = True
+
+    def _out_of_time(self):
+        if self.minutes is None:
+            return False
+        now = time.monotonic()
+        self._longest = max(self._longest, now - self._epoch_started)
+        return now - self._started + self._longest > 60 * self.minutes
+
+    def _store(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f".partial-{os.getpid()}.weights.h5"
+        try:
+            self.model.save_weights(partial)
+            with h5py.File(partial, "r+") as file:
+                file.attrs["star_keras_resume"] = _FORMAT
+                file.attrs["epoch"] = self.epoch
+                file.attrs["history"] = json.dumps(self.history)
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, self.path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _read_position(self):
+        if not self.path.exists():
+            return 0, {}
+        try:
+            with h5py.File(self.path, "r") as file:
+                version = int(file.attrs["star_keras_resume"])
+                if version > _FORMAT:
+                    raise ResumeError(
+                        f"{self.path} must have format {_FORMAT} or older. Received: format {version}; "
+                        "it was written by a newer star_keras."
+                    )
+                return int(file.attrs["epoch"]), json.loads(file.attrs["history"])
+        except (OSError, KeyError, ValueError) as error:
+            raise ResumeError(
+                f"{self.path} must be a checkpoint of an earlier run. Received: a file that cannot be read "
+                f"as one ({error}); remove it, or use another folder."
+            ) from error
+
+    def _restore(self):
+        optimizer = self.model.optimizer
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
+        try:
+            self.model.load_weights(self.path)
+        except (ValueError, KeyError) as error:
+            raise ResumeError(
+                f"The checkpoint in {self.folder} must belong to this model and optimizer. "
+                f"Received: another one ({error}); use another folder for a new run."
+            ) from error
+
+
+class _OrderedBatches(keras.utils.PyDataset):
+    """Batches in an order that depends on `(seed, epoch)` and on nothing else."""
+
+    def __init__(self, data, batch_size, seed, epoch):
+        super().__init__()
+        self.data = data if isinstance(data, tuple) else (data,)
+        sizes = {len(rows) for rows in self.data}
+        if len(sizes) != 1:
+            raise ValueError(f"All arrays of `data` must have the same length. Received: lengths {sizes}")
+        self.rows = sizes.pop()
+        if not 1 <= batch_size <= self.rows:
+            raise ValueError(
+                "`batch_size` must lie between 1 and the number of rows. "
+                f"Received: batch_size={batch_size} for {self.rows} rows"
+            )
+        self.batch_size, self.seed, self.epoch = batch_size, seed, epoch
+        self._order_epoch = None
+        self._next = 0
+        if self.rows % batch_size:
+            _LOGGER.info("%d of %d rows are left out in each epoch.", self.rows % batch_size, self.rows)
+
+    def __len__(self):
+        return self.rows // self.batch_size
+
+    def __getitem__(self, index):
+        if index not in (0, self._next):
+            raise ResumeError(
+                "The batches must be read in their own order, or a resumed run sees another one. "
+                f"Received: batch {index} where {self._next} was due; pass `shuffle=False` to `fit`."
+            )
+        self._next = index + 1
+        if self._order_epoch != self.epoch:
+            self._order = np.random.default_rng((self.seed, self.epoch)).permutation(self.rows)
+            self._order_epoch = self.epoch
+        rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        batch = tuple(array[rows] for array in self.data)
+        return batch if len(batch) > 1 else batch[0]
+
+    def on_epoch_end(self):
+        self.epoch += 1

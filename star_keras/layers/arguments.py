@@ -1,0 +1,30 @@
+"""Checks that the layers share: counts and widths, refused with the value that was received."""
+
+import numbers
+
+
+def check_count(name, value):
+    """Returns `value` as an int if it is a positive whole number, else raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"`{name}` must be a positive whole number. Received: {name}={value!r}")
+    return int(value)
+
+
+def check_widths(name, values):
+    """Returns `values` as a tuple of positive ints, else raises ValueError."""
+    if not isinstance(values, (tuple, list)):
+        raise ValueError(
+            f"`{name}` must be a tuple or list of layer widths, such as (512, 512), or () for none. "
+            f"Received: {name}={values!r}"
+        )
+    return tuple(check_count(name, value) for value in values)
+
+
+def check_rank(layer, name, shape, rank):
+    """Raises ValueError unless `shape` has `rank` axes and a known last one."""
+    if len(shape) != rank or shape[-1] is None:
+        axes = {2: "(batch, features)"}[rank]
+        raise ValueError(
+            f"`{type(layer).__name__}` takes {name} of shape {axes} with a known width. "
+            f"Received: shape {tuple(shape)}. Pool or flatten the axes between first."
+        )

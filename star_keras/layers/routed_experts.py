@@ -1,0 +1,287 @@
+"""Experts that several tasks share, and the routers that weigh them."""
+
+import keras
+from keras import ops
+
+from star_keras.layers.arguments import check_count, check_rank, check_widths
+from star_keras.layers.batch_normalization import BatchNormalization
+from star_keras.layers.initialization import serialize_initializer
+from star_keras.layers.stacked_dense import StackedDense
+
+ROUTINGS = ("learned", "shared", "separate")
+
+
+@keras.saving.register_keras_serializable(package="star_keras")
+class RoutedExperts(keras.layers.Layer):
+    """Mixes shared experts into one embedding per task.
+
+    Every expert sees every sample; each task has a router that weighs them, so tasks may share an
+    expert or keep one to themselves:
+
+    `outputs[task] = sum_e(gates[task][e] * experts[e](inputs))`,
+    `gates[task] = softmax(routers[task](inputs))`.
+
+    All experts have the shape of one `Projector`. The kernels of a layer are one stack
+    `(num_experts, inputs, outputs)`, so that the graph does not grow with the number of experts; each
+    expert is initialised, and batch-normalised, as if it stood alone. Routers, softmax and mixture
+    are computed in float32 whatever the dtype policy; gates stay float32, embeddings are returned in
+    the policy's compute dtype.
+
+    Args:
+        units: width of the outputs.
+        num_experts: number of experts. One expert is a plain head: it has no router, its gate is 1.
+        tasks: distinct names, one per embedding, such as `("invariant", "equivariant")`. Defaults to
+            `None`: one embedding, returned as a tensor instead of a dict.
+        hidden_units: widths of the hidden layers of each expert. Defaults to `()`, linear experts.
+        router_units: widths of the hidden layers (with ReLU) of each router. Defaults to `()`, linear
+            routers.
+        routing: `"learned"` (the default), by routers; `"shared"`, one expert for each task and a last
+            one for all, summed with gates of one; `"separate"`, one expert for each task. The latter
+            two have no routers.
+        batch_norm: whether hidden layers of the experts are normalised (momentum 0.9, epsilon 1e-5)
+            instead of having a bias. Defaults to `True`.
+        top_k: number of largest gates that are kept, and divided by their sum, for each sample; the
+            others become zero. All experts are still computed. Defaults to `None`, all.
+        kernel_initializer, bias_initializer: initial law of experts and routers: `"torch"` (the
+            default), U(-b, b) with b = 1 / sqrt(fan_in), or any Keras initializer. Drawn expert by
+            expert: experts differ even when the initializer has a seed.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
+
+    Input shape:
+        `(batch, features)`.
+
+    Output shape:
+        `{task: (batch, units)}`, or `(batch, units)` when `tasks` is `None`.
+
+    Raises:
+        ValueError: if a width or number is not a positive whole number, names of tasks repeat,
+            `routing` is unknown or does not go with the number of experts, `top_k` is greater than
+            the number of experts, or the inputs are not of rank 2.
+
+    Example:
+
+    >>> import numpy as np
+    >>> features = np.ones((4, 512), "float32")
+    >>> experts = RoutedExperts(128, num_experts=8, tasks=("invariant", "equivariant"), hidden_units=(64,))
+    >>> {task: tuple(embedding.shape) for task, embedding in experts(features).items()}
+    {'invariant': (4, 128), 'equivariant': (4, 128)}
+    >>> tuple(experts.route(features)["invariant"].shape)
+    (4, 8)
+
+    Reference:
+        Jeon et al., Soft Task-Aware Routing of Experts for Equivariant Representation Learning
+        (NeurIPS 2025); Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate
+        Mixture-of-Experts (KDD 2018), section 4.
+    """
+
+    def __init__(
+        self,
+        units,
+        num_experts,
+        tasks=None,
+        hidden_units=(),
+        router_units=(),
+        routing="learned",
+        batch_norm=True,
+        top_k=None,
+        kernel_initializer="torch",
+        bias_initializer="torch",
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        self.units = check_count("units", units)
+        self.num_experts = check_count("num_experts", num_experts)
+        self.tasks = _check_tasks(tasks)
+        self.hidden_units = check_widths("hidden_units", hidden_units)
+        self.router_units = check_widths("router_units", router_units)
+        self.routing = routing
+        self.batch_norm = bool(batch_norm)
+        self.top_k = None if top_k is None else check_count("top_k", top_k)
+        self.kernel_initializer = _read_initializer(kernel_initializer)
+        self.bias_initializer = _read_initializer(bias_initializer)
+        self._check_routing()
+        self.expert_layers = []
+        self.normalizations = []
+        self.router_layers = []
+
+    def build(self, input_shape):
+        check_rank(self, "inputs", input_shape, rank=2)
+        shape = tuple(input_shape)
+        for depth, units in enumerate((*self.hidden_units, self.units)):
+            normalized = self.batch_norm and depth < len(self.hidden_units)
+            layer = self._stack(self.num_experts, units, depth, not normalized, self.dtype_policy)
+            layer.build(shape)
+            self.expert_layers.append(layer)
+            shape = (self.num_experts, None, units)
+            if normalized:
+                normalization = BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy)
+                normalization.build((None, self.num_experts * units))
+                self.normalizations.append(normalization)
+        if self.routing == "learned" and self.num_experts > 1:
+            self._build_routers(tuple(input_shape))
+
+    def _build_routers(self, shape):
+        num_tasks = len(self.tasks or (None,))
+        for depth, units in enumerate((*self.router_units, self.num_experts)):
+            # Depths go on after those of the experts: one seed must not start both alike.
+            layer = self._stack(num_tasks, units, len(self.expert_layers) + depth, True, "float32")
+            layer.build(shape)
+            self.router_layers.append(layer)
+            shape = (num_tasks, None, units)
+
+    def _stack(self, members, units, depth, use_bias, dtype):
+        return StackedDense(
+            members,
+            units,
+            use_bias=use_bias,
+            kernel_initializer=self.kernel_initializer,
+            bias_initializer=self.bias_initializer,
+            depth=depth,
+            dtype=dtype,
+        )
+
+    def call(self, inputs, training=None):
+        experts = ops.cast(self._experts(inputs, training), "float32")
+        mixtures = ops.einsum("tbe,ebu->tbu", self._gates(inputs), experts)
+        return self._by_task(ops.cast(mixtures, self.compute_dtype))
+
+    def route(self, inputs):
+        """The gates that `call` uses: how much each task takes of each expert.
+
+        Args:
+            inputs: `(batch, features)`.
+
+        Returns:
+            `{task: (batch, num_experts)}`, or one tensor when `tasks` is `None`; float32. Rows are
+            positive and sum to one, but for `routing="shared"`, whose gates are zeros and ones.
+        """
+        self._build_for(inputs)
+        return self._by_task(self._gates(inputs))
+
+    def expert_outputs(self, inputs, training=None):
+        """What each expert makes of the inputs, before the mixture.
+
+        Args:
+            inputs: `(batch, features)`.
+            training: whether batch normalisation uses, and notes, the statistics of the batch.
+
+        Returns:
+            `(batch, num_experts, units)` in the compute dtype.
+        """
+        self._build_for(inputs)
+        return ops.transpose(self._experts(inputs, training), (1, 0, 2))
+
+    def _experts(self, inputs, training):
+        """Outputs of the experts, `(num_experts, batch, units)`."""
+        outputs = ops.cast(inputs, self.compute_dtype)
+        for index in range(len(self.hidden_units)):
+            outputs = self.expert_layers[index](outputs)
+            if self.batch_norm:
+                outputs = self._normalize(self.normalizations[index], outputs, training)
+            outputs = ops.relu(outputs)
+        return self.expert_layers[-1](outputs)
+
+    def _normalize(self, normalization, inputs, training):
+        """Normalises each expert's columns: `(num_experts, batch, width)` in and out."""
+        experts, _, width = inputs.shape
+        rows = ops.reshape(ops.transpose(inputs, (1, 0, 2)), (-1, experts * width))
+        rows = normalization(rows, training=training)
+        return ops.transpose(ops.reshape(rows, (-1, experts, width)), (1, 0, 2))
+
+    def _gates(self, inputs):
+        """Gates of all tasks in float32, `(tasks, batch, num_experts)`."""
+        if not self.router_layers:
+            return self._constant_gates(ops.shape(inputs)[0])
+        logits = ops.cast(inputs, "float32")
+        for layer in self.router_layers[:-1]:
+            logits = ops.relu(layer(logits))
+        gates = ops.softmax(self.router_layers[-1](logits), axis=-1)
+        return gates if self.top_k is None else self._keep_largest(gates)
+
+    def _constant_gates(self, batch_size):
+        num_tasks = len(self.tasks or (None,))
+        gates = ops.eye(num_tasks, self.num_experts, dtype="float32")
+        if self.routing == "learned":
+            gates = ops.ones((num_tasks, 1), dtype="float32")
+        if self.routing == "shared":
+            gates = gates + ops.one_hot(num_tasks, self.num_experts, dtype="float32")
+        return ops.broadcast_to(ops.expand_dims(gates, 1), (num_tasks, batch_size, self.num_experts))
+
+    def _keep_largest(self, gates):
+        _, indices = ops.top_k(gates, self.top_k)
+        kept = gates * ops.sum(ops.one_hot(indices, self.num_experts, dtype="float32"), axis=-2)
+        return kept / ops.sum(kept, axis=-1, keepdims=True)
+
+    def _by_task(self, stack):
+        """Splits the leading axis into the structure that `call` and `route` return."""
+        if self.tasks is None:
+            return stack[0]
+        return {task: stack[index] for index, task in enumerate(self.tasks)}
+
+    def _build_for(self, inputs):
+        if not self.built:
+            self.build(tuple(inputs.shape))
+
+    def compute_output_shape(self, input_shape):
+        shape = (input_shape[0], self.units)
+        return shape if self.tasks is None else dict.fromkeys(self.tasks, shape)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "num_experts": self.num_experts,
+            "tasks": self.tasks,
+            "hidden_units": self.hidden_units,
+            "router_units": self.router_units,
+            "routing": self.routing,
+            "batch_norm": self.batch_norm,
+            "top_k": self.top_k,
+            "kernel_initializer": serialize_initializer(self.kernel_initializer),
+            "bias_initializer": serialize_initializer(self.bias_initializer),
+        }
+
+    def _check_routing(self):
+        if self.routing not in ROUTINGS:
+            raise ValueError(f"`routing` must be one of {ROUTINGS}. Received: routing={self.routing!r}")
+        if self.top_k is not None and self.top_k > self.num_experts:
+            raise ValueError(
+                "`top_k` gates are kept of `num_experts`, so it cannot be greater. "
+                f"Received: top_k={self.top_k}, num_experts={self.num_experts}"
+            )
+        if self.routing == "learned":
+            return
+        needed = len(self.tasks or ()) + (self.routing == "shared")
+        if self.tasks is None or self.num_experts != needed:
+            count = "len(tasks) + 1" if self.routing == "shared" else "len(tasks)"
+            raise ValueError(
+                f"`routing='{self.routing}'` needs named `tasks` and num_experts = {count}. "
+                f"Received: tasks={self.tasks}, num_experts={self.num_experts}"
+            )
+        if self.top_k is not None or self.router_units:
+            raise ValueError(
+                f"`routing='{self.routing}'` has constant gates: leave out `top_k` and `router_units`. "
+                f"Received: top_k={self.top_k}, router_units={self.router_units}"
+            )
+
+
+def _check_tasks(tasks):
+    """`tasks` as a tuple of distinct names, or None."""
+    if tasks is None:
+        return None
+    names = tuple(tasks) if isinstance(tasks, (tuple, list)) else ()
+    if not names or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            "`tasks` must be distinct names, one per embedding, such as ('invariant', 'equivariant'), "
+            f"or None for a single embedding. Received: tasks={tasks!r}"
+        )
+    return names
+
+
+def _read_initializer(identifier):
+    """Names stay names, so that the config is what the user passed; records become objects."""
+    if isinstance(identifier, str):
+        if identifier != "torch":
+            keras.initializers.get(identifier)
+        return identifier
+    return keras.initializers.get(identifier)

@@ -1,0 +1,100 @@
+"""What every image model of the zoo accepts, and what it says about everything else."""
+
+import warnings
+
+import keras
+import numpy as np
+
+from star_keras.exceptions import ShapeError
+
+
+class ImageModel(keras.Model):
+    """A functional model of images `(batch, height, width, 3)`, uint8 or float, in [0, 255].
+
+    Anything else is refused with a hint before it is computed on, and images that seem to have been
+    divided by 255 already are warned about: eagerly called, or given as an array to `predict`,
+    `evaluate` or `fit`. Subclasses set `minimum_size`, the smallest side in pixels.
+    """
+
+    minimum_size = 1
+
+    def __call__(self, images, *args, **kwargs):
+        images = images if hasattr(images, "shape") else np.asarray(images)
+        check_images(images.shape, self.input_shape, self.minimum_size)
+        if not kwargs.get("training"):
+            warn_if_scaled(images)
+        return super().__call__(images, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        _look_at_array(x, self.input_shape, self.minimum_size)
+        return super().predict(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        _look_at_array(x, self.input_shape, self.minimum_size)
+        return super().evaluate(x, *args, **kwargs)
+
+    def fit(self, x=None, *args, **kwargs):
+        _look_at_array(x, self.input_shape, self.minimum_size)
+        return super().fit(x, *args, **kwargs)
+
+
+def check_images(shape, model_shape, minimum_size):
+    """Raises `ShapeError` unless `shape` is a batch of images that the model takes."""
+    shape = tuple(shape)
+    problem = _layout_problem(shape) or _size_problem(shape[1:3], tuple(model_shape[1:3]), minimum_size)
+    if problem is not None:
+        expected = "(batch, {}, {}, 3)".format(*(side or "any" for side in model_shape[1:3]))
+        raise ShapeError(
+            f"Expected channels-last RGB images of shape {expected}. Received: shape={shape}. {problem}"
+        )
+
+
+def _layout_problem(shape):
+    if len(shape) == 3:
+        if 3 in (shape[0], shape[-1]):
+            return "This looks like one image without a batch: pass `images[None]`."
+        return "These look like grey images: pass `np.repeat(images[..., None], 3, axis=-1)`."
+    if len(shape) != 4:
+        return "Pass a batch of images, four dimensions."
+    if shape[-1] == 3 or shape[-1] is None:
+        return None
+    if shape[1] == 3:
+        return "The channels come first: pass `np.moveaxis(images, 1, -1)`."
+    if shape[-1] == 1:
+        return "The images are grey: pass `np.repeat(images, 3, axis=-1)`."
+    if shape[-1] == 4:
+        return "The images have an alpha channel: pass `images[..., :3]`."
+    return "The last axis must hold red, green and blue."
+
+
+def _size_problem(size, model_size, minimum_size):
+    if any(side is not None and side < minimum_size for side in size):
+        return f"Each side must be at least {minimum_size} pixels: resize the images."
+    if any(None not in (side, own) and side != own for side, own in zip(size, model_size, strict=True)):
+        return (
+            "Resize the images, or make the model with `input_shape=(None, None, 3)`, which takes every size."
+        )
+    return None
+
+
+def warn_if_scaled(images):
+    """Warns when eager float images have no value above 1; says nothing about traced ones."""
+    if isinstance(images, keras.KerasTensor) or "float" not in keras.backend.standardize_dtype(images.dtype):
+        return
+    try:
+        peak = np.max(keras.ops.convert_to_numpy(images), initial=0)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return  # a tensor that is being traced has no values yet
+    if 0 < peak <= 1:
+        warnings.warn(
+            f"The largest pixel is {peak:.3g}, but the model takes images in [0, 255] and normalises "
+            "them itself. Pass them unscaled: multiply them by 255 if they were divided before.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _look_at_array(images, model_shape, minimum_size):
+    if isinstance(images, np.ndarray):
+        check_images(images.shape, model_shape, minimum_size)
+        warn_if_scaled(images[:64])

@@ -1,0 +1,5 @@
+"""Models that train: `compile` and `fit` as for any Keras model."""
+
+from star_keras.training.star import STARPretraining
+
+__all__ = ["STARPretraining"]

@@ -1,0 +1,277 @@
+"""Soft task-aware routing of experts: pretraining that is invariant and equivariant at once."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from star_keras import backend
+from star_keras.layers import EquivariantPredictor
+from star_keras.losses import NTXent
+
+
+@keras.saving.register_keras_serializable(package="star_keras")
+class STARPretraining(keras.Model):
+    """Pretrains a backbone on unlabelled images, by plain `compile` and `fit`.
+
+    Two views of every image are drawn inside the step. With `z` the projector's embeddings, `x` the
+    image, `v1`, `v2` its views and `a1`, `a2` what the augmentation drew,
+
+        invariance   = NTXent(z_inv(v1), z_inv(v2))
+        equivariance = NTXent(z_eq(v1) | z_eq(v2), predictor(z_eq(x), a1) | predictor(z_eq(x), a2))
+        loss         = invariance_weight * invariance + equivariance_weight * equivariance
+
+    where `|` joins both views into one batch. Nothing is detached. What is kept afterwards is
+    `.backbone`. The relatives of the method are settings of it:
+
+    | method | projector | weights |
+    |---|---|---|
+    | STAR with learned routing | `RoutedExperts(..., routing="learned")` | 1, 1 |
+    | STAR with one shared expert | `RoutedExperts(..., routing="shared")` | 1, 1 |
+    | EquiMod-like, separate heads | `RoutedExperts(..., routing="separate")` | 1, 1 |
+    | equivariance only | any | 0, 1 |
+    | SimCLR | any, such as `Projector` | 1, 0 |
+
+    Args:
+        backbone: model from images in [0, 255] to features `(batch, features)`.
+        augmentation: an `Augmentation`, such as `augmentation.star_views(32)`.
+        projector: layer from features to `{"invariant": z, "equivariant": z}`, or to one embedding
+            that serves both tasks.
+        predictor: layer `(embedding, augmentation) -> embedding`. Defaults to an
+            `EquivariantPredictor` that standardises the encoded parameters by their moments for
+            images of the backbone's size, or to none where `equivariance_weight` is 0.
+        temperature: of the invariance loss. Defaults to 0.2.
+        equivariance_temperature: of the equivariance loss. Defaults to 0.2.
+        invariance_weight: factor of the invariance loss, at least 0. Defaults to 1.0.
+        equivariance_weight: factor of the equivariance loss, at least 0. Defaults to 1.0. A weight
+            of exactly 0 skips that loss and the passes only it needs.
+        passes: "separate" (default, the paper) runs image and views one after the other, so that
+            batch statistics are those of one view; "joint" runs them as one batch, which is faster
+            on an accelerator and a different model while training.
+        seed: integer from which the views of training are drawn. Defaults to 0. `evaluate` and
+            `predict` draw the same views every time and leave the training draws alone.
+
+    Call arguments:
+        images: `(batch, height, width, 3)`, uint8 or float in [0, 255].
+
+    Returns:
+        A dict of the embeddings the losses need, each `(batch, units)`: `invariant_1`,
+        `invariant_2`, `equivariant_1`, `equivariant_2`, `prediction_1`, `prediction_2`.
+
+    Raises:
+        ValueError: if a weight is negative or both are 0, `passes` is unknown, or the default
+            predictor is asked for and the backbone's image size is not fixed.
+
+    Example:
+
+    >>> import star_keras as sk
+    >>> model = sk.training.STARPretraining(
+    ...     backbone=sk.models.create("resnet20", input_shape=(32, 32, 3)),
+    ...     augmentation=sk.augmentation.star_views(32),
+    ...     projector=sk.layers.RoutedExperts(16, num_experts=2, tasks=("invariant", "equivariant")),
+    ... )
+    >>> model.compile("sgd")
+    >>> images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype="uint8")
+    >>> history = model.fit(images, batch_size=4, verbose=0)
+    >>> sorted(history.history)
+    ['equivariance_loss', 'invariance_loss', 'loss']
+
+    Reference: Jeon, Jang, Sohn and Lee, "Soft Task-Aware Routing of Experts for Equivariant
+    Representation Learning" (NeurIPS 2025), arXiv:2510.27222.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        augmentation,
+        projector,
+        predictor=None,
+        temperature=0.2,
+        equivariance_temperature=0.2,
+        invariance_weight=1.0,
+        equivariance_weight=1.0,
+        passes="separate",
+        seed=0,
+        **kwargs,
+    ):
+        if min(invariance_weight, equivariance_weight) < 0 or invariance_weight == equivariance_weight == 0:
+            raise ValueError(
+                "`invariance_weight` and `equivariance_weight` must not be negative, and one of them "
+                f"must be positive. Received: {invariance_weight} and {equivariance_weight}"
+            )
+        if passes not in ("separate", "joint"):
+            raise ValueError(f'`passes` must be "separate" or "joint". Received: passes={passes!r}')
+        super().__init__(autocast=False, **kwargs)
+        self.backbone = backbone
+        self.augmentation = augmentation
+        self.projector = projector
+        if predictor is None and equivariance_weight:
+            predictor = self._default_predictor()
+        self.predictor = predictor
+        self.temperature = temperature
+        self.equivariance_temperature = equivariance_temperature
+        self.invariance_weight = invariance_weight
+        self.equivariance_weight = equivariance_weight
+        self.passes = passes
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.invariance = NTXent(temperature)
+        self.equivariance = NTXent(equivariance_temperature)
+        if invariance_weight:
+            self.invariance_tracker = keras.metrics.Mean(name="invariance_loss")
+        if equivariance_weight:
+            self.equivariance_tracker = keras.metrics.Mean(name="equivariance_loss")
+
+    def _default_predictor(self):
+        image_shape = self.backbone.input_shape[1:]
+        if None in image_shape:
+            raise ValueError(
+                "The default predictor standardises crop coordinates in pixels and needs a backbone "
+                f"of a fixed image size. Received: image shape {image_shape}; pass `predictor`, with "
+                "`offset` and `scale` from `augmentation.moments((height, width, 3))`."
+            )
+        mean, std = self.augmentation.moments(image_shape)
+        return EquivariantPredictor(
+            offset=[float(value) for value in mean],
+            scale=[float(value) for value in std],
+            dtype=self.dtype_policy,
+        )
+
+    def build(self, images_shape):
+        features = self.backbone.compute_output_shape((None, *self.backbone.input_shape[1:]))
+        if not self.projector.built:
+            self.projector.build(features)
+        if self.predictor is not None and not self.predictor.built:
+            embeddings = self.projector.compute_output_shape(features)
+            if isinstance(embeddings, dict):
+                embeddings = embeddings["equivariant"]
+            self.predictor.build(embeddings, (None, len(self.augmentation.columns)))
+        self.built = True
+
+    def call(self, images, training=None):
+        images = ops.cast(images, "float32")
+        first, first_parameters = self._view(images, 1, training)
+        second, second_parameters = self._view(images, 2, training)
+        if not self.equivariance_weight:
+            one, two = self._embed([first, second], training)
+            return {"invariant_1": one["invariant"], "invariant_2": two["invariant"]}
+        plain, one, two = self._embed([self._plain(images), first, second], training)
+        source = plain["equivariant"]
+        predictions = self._predict_views(source, [first_parameters, second_parameters], training)
+        embeddings = {
+            "equivariant_1": one["equivariant"],
+            "equivariant_2": two["equivariant"],
+            "prediction_1": predictions[0],
+            "prediction_2": predictions[1],
+        }
+        if self.invariance_weight:
+            embeddings |= {"invariant_1": one["invariant"], "invariant_2": two["invariant"]}
+        return embeddings
+
+    def _view(self, images, number, training):
+        """One view of every image and the encoded parameters that made it.
+
+        Every replica draws for the whole global batch and keeps its own rows, so that replicas
+        see different views, and the views one replica would have seen.
+        """
+        seed = self.seed_generator if training else self.seed + number
+        count = ops.shape(images)[0]
+        start, total = backend.replica_rows(count)
+        parameters = self.augmentation.sample(total, tuple(images.shape[1:]), seed)
+        if total is not count:
+            parameters = {name: rows[start : start + count] for name, rows in parameters.items()}
+        return self.augmentation.apply(images, parameters), self.augmentation.encode(parameters)
+
+    def _plain(self, images):
+        """The image without augmentation, at the size the backbone takes."""
+        size = self.backbone.input_shape[1:3]
+        if None in size or tuple(images.shape[1:3]) == tuple(size):
+            return images
+        return ops.image.resize(
+            images, size, crop_to_aspect_ratio=True, antialias=True, data_format="channels_last"
+        )
+
+    def _embed(self, batches, training):
+        def embed(images):
+            features = self.backbone(images, training=training)
+            embeddings = self.projector(features, training=training)
+            if isinstance(embeddings, dict):
+                return embeddings
+            return {"invariant": embeddings, "equivariant": embeddings}
+
+        if self.passes == "separate":
+            return [embed(images) for images in batches]
+        joint = embed(ops.concatenate(batches))
+        parts = {task: ops.split(rows, len(batches)) for task, rows in joint.items()}
+        return [{task: rows[i] for task, rows in parts.items()} for i in range(len(batches))]
+
+    def _predict_views(self, source, encoded, training):
+        if self.passes == "separate":
+            return [self.predictor(source, columns, training=training) for columns in encoded]
+        sources = ops.concatenate([source] * len(encoded))
+        joint = self.predictor(sources, ops.concatenate(encoded), training=training)
+        return ops.split(joint, len(encoded))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if sample_weight is not None:
+            raise ValueError(
+                "Contrastive losses compare all images of a batch and take no weight per image. "
+                "Received: `sample_weight`; leave it out of `fit`."
+            )
+        loss = 0.0
+        if self.invariance_weight:
+            rows = self.invariance.call(y_pred["invariant_1"], y_pred["invariant_2"])
+            self.invariance_tracker.update_state(rows)
+            loss += self.invariance_weight * _global_mean(rows)
+        if self.equivariance_weight:
+            rows = self.equivariance.call(
+                ops.concatenate([y_pred["equivariant_1"], y_pred["equivariant_2"]]),
+                ops.concatenate([y_pred["prediction_1"], y_pred["prediction_2"]]),
+            )
+            self.equivariance_tracker.update_state(rows)
+            loss += self.equivariance_weight * _global_mean(rows)
+        if not (self.invariance_weight and self.equivariance_weight):
+            loss += _zero_gradient(self.trainable_variables)
+        return loss
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store["seed_state"] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        self.seed_generator.state.assign(np.asarray(store["seed_state"]))
+        super().load_own_variables({key: store[key] for key in store.keys() if key != "seed_state"})
+
+    def get_config(self):
+        parts = ("backbone", "augmentation", "projector", "predictor")
+        numbers = (
+            "temperature",
+            "equivariance_temperature",
+            "invariance_weight",
+            "equivariance_weight",
+            "passes",
+            "seed",
+        )
+        return {
+            **super().get_config(),
+            **{name: keras.saving.serialize_keras_object(getattr(self, name)) for name in parts},
+            **{name: getattr(self, name) for name in numbers},
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("backbone", "augmentation", "projector", "predictor")
+        }
+        return cls(**{**config, **parts})
+
+
+def _global_mean(rows):
+    """Sum of this replica's rows over the number of rows on all replicas."""
+    _, total = backend.replica_rows(ops.shape(rows)[0])
+    return ops.sum(rows) / ops.cast(total, rows.dtype)
+
+
+def _zero_gradient(variables):
+    """0, with a gradient of exactly 0 for parts that no loss reaches, so that optimizers accept them."""
+    return 0.0 * sum(ops.sum(ops.cast(variable, "float32")) for variable in variables)
