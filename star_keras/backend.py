@@ -59,13 +59,14 @@ def custom_gradient(function):
             returns a tuple with one gradient for each input.
 
     Returns:
-        A function of the same tensors that returns `outputs`.
+        A function of the same tensors that returns `outputs`. Nothing inside is recorded for
+        differentiation, so what `function` does not keep is freed.
     """
     backend = keras.backend.backend()
 
     @ops.custom_gradient
     def wrapped(*tensors):
-        outputs, backward = function(*tensors)
+        outputs, backward = function(*[ops.stop_gradient(tensor) for tensor in tensors])
 
         def gradient(*arguments, upstream=None):
             grads = backward(arguments[0] if upstream is None else upstream)
@@ -74,6 +75,26 @@ def custom_gradient(function):
         return outputs, gradient
 
     return wrapped
+
+
+def sequential_loop(steps, body, state):
+    """`ops.fori_loop(0, steps, body, state)`, one step after the other.
+
+    TensorFlow starts up to ten steps at once otherwise, and holds the memory of them all. A single
+    step is taken without a loop.
+    """
+    if isinstance(steps, int) and steps == 1:
+        return body(0, state)
+    if keras.backend.backend() != "tensorflow":
+        return ops.fori_loop(0, steps, body, state)
+    import tensorflow as tf
+
+    return tf.while_loop(
+        lambda step, _: step < steps,
+        lambda step, state: (step + 1, body(step, state)),
+        (0, state),
+        parallel_iterations=1,
+    )[1]
 
 
 def fused_batch_norm(inputs, scale, offset, epsilon):

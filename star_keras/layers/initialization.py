@@ -26,6 +26,20 @@ def get_bias_initializer(identifier, fan_in):
     return torch_bias(fan_in) if identifier == "torch" else keras.initializers.get(identifier)
 
 
+def read_initializer(name, identifier):
+    """The argument called `name`, checked: a name stays a name, a Keras record becomes an initializer."""
+    try:
+        initializer = torch_kernel() if identifier == "torch" else keras.initializers.get(identifier)
+    except ValueError:
+        initializer = None
+    if initializer is None:
+        raise ValueError(
+            f"`{name}` must be 'torch', the name of a Keras initializer such as 'glorot_uniform', or an "
+            f"initializer. Received: {name}={identifier!r}"
+        )
+    return identifier if isinstance(identifier, str) else initializer
+
+
 def serialize_initializer(identifier):
     """What `get_config` keeps of an initializer: a name as it is, an object as its Keras record."""
     if isinstance(identifier, keras.initializers.Initializer):

@@ -5,7 +5,7 @@ from keras import ops
 
 from star_keras.layers.arguments import check_count, check_rank, check_widths
 from star_keras.layers.batch_normalization import BatchNormalization
-from star_keras.layers.initialization import serialize_initializer
+from star_keras.layers.initialization import read_initializer, serialize_initializer
 from star_keras.layers.stacked_dense import StackedDense
 
 ROUTINGS = ("learned", "shared", "separate")
@@ -97,8 +97,8 @@ class RoutedExperts(keras.layers.Layer):
         self.routing = routing
         self.batch_norm = bool(batch_norm)
         self.top_k = None if top_k is None else check_count("top_k", top_k)
-        self.kernel_initializer = _read_initializer(kernel_initializer)
-        self.bias_initializer = _read_initializer(bias_initializer)
+        self.kernel_initializer = read_initializer("kernel_initializer", kernel_initializer)
+        self.bias_initializer = read_initializer("bias_initializer", bias_initializer)
         self._check_routing()
         self.expert_layers = []
         self.normalizations = []
@@ -276,12 +276,3 @@ def _check_tasks(tasks):
             f"or None for a single embedding. Received: tasks={tasks!r}"
         )
     return names
-
-
-def _read_initializer(identifier):
-    """Names stay names, so that the config is what the user passed; records become objects."""
-    if isinstance(identifier, str):
-        if identifier != "torch":
-            keras.initializers.get(identifier)
-        return identifier
-    return keras.initializers.get(identifier)

@@ -1,6 +1,9 @@
 """Networks of the zoo: create a new one, load a trained one."""
 
-from star_keras.models.registry import create
-from star_keras.models.resnet import Classifier, ResNet
+from star_keras.models.classifier import Classifier
+from star_keras.models.folders import load, save
+from star_keras.models.registry import create, info
+from star_keras.models.registry import list_presets as list
+from star_keras.models.resnet import ResNet
 
-__all__ = ["Classifier", "ResNet", "create"]
+__all__ = ["Classifier", "ResNet", "create", "info", "list", "load", "save"]

@@ -1,0 +1,68 @@
+"""A head on a backbone."""
+
+import keras
+from keras import layers
+
+from star_keras.layers.initialization import torch_kernel
+from star_keras.models.images import ImageModel
+
+
+@keras.saving.register_keras_serializable(package="star_keras")
+class Classifier(ImageModel):
+    """A backbone with a dense head, ready for `compile` and `fit`.
+
+    `outputs = softmax(features @ kernel + bias)`, in float32 whatever the policy. The backbone's layers
+    are this model's own layers, so that every one of them can be reached by name.
+
+    Args:
+        backbone: an image model that ends in features `(batch, features)`, such as a `ResNet`.
+        num_classes: number of classes, at least 1.
+        classifier_activation: of the head. Defaults to "softmax"; None gives logits.
+        **kwargs: `name`, `trainable`.
+
+    Attributes:
+        backbone: the backbone; freeze it with `classifier.backbone.trainable = False`.
+
+    Input shape: that of the backbone. Output shape: `(batch, num_classes)`, float32.
+
+    Raises:
+        ValueError: if `num_classes` is not a positive integer.
+
+    Example:
+
+    >>> classifier = Classifier(ResNet("resnet20", input_shape=(32, 32, 3)), num_classes=10)
+    >>> classifier.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    >>> classifier.output_shape
+    (None, 10)
+    """
+
+    def __init__(self, backbone, num_classes, classifier_activation="softmax", name=None, **kwargs):
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"`num_classes` must be a positive integer. Received: num_classes={num_classes!r}")
+        head = layers.Dense(
+            num_classes,
+            activation=classifier_activation,
+            kernel_initializer=torch_kernel(),
+            dtype="float32",
+            name="classifier",
+        )
+        super().__init__(inputs=backbone.input, outputs=head(backbone.output), name=name, **kwargs)
+        self.dtype_policy = backbone.dtype_policy
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.classifier_activation = classifier_activation
+        self.minimum_size = getattr(backbone, "minimum_size", 1)
+
+    def get_config(self):
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "num_classes": self.num_classes,
+            "classifier_activation": self.classifier_activation,
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects=custom_objects)
+        return cls(**{**config, "backbone": backbone})

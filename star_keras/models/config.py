@@ -1,0 +1,231 @@
+"""Plain JSON descriptions of models: read with suspicion, every value checked before anything is built."""
+
+import json
+import math
+import numbers
+import re
+from pathlib import Path
+
+import keras
+
+from star_keras.exceptions import ConfigError
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 12
+
+
+def read_json(path):
+    """The object in a JSON file of at most 1 MB, without duplicated keys, NaN or infinity.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        A dict.
+
+    Raises:
+        ConfigError: if the file is anything else.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ConfigError(f"{path} must have at most {MAX_BYTES} bytes. Received: {size} bytes.")
+    try:
+        content = json.loads(
+            path.read_bytes().decode("utf-8"),
+            object_pairs_hook=_distinct_keys,
+            parse_constant=_finite,
+            parse_float=_finite,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not plain JSON. Received: {str(error)[:200]}") from None
+    if not isinstance(content, dict) or _depth(content) > MAX_DEPTH:
+        raise ConfigError(f"{path} must hold a JSON object nested at most {MAX_DEPTH} deep.")
+    return content
+
+
+def _distinct_keys(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ConfigError(f"`{shorten(twice)}` is given more than once. Keep one of them.")
+    return result
+
+
+def _finite(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise ConfigError(f"Numbers must be finite. Received: {shorten(text)}")
+    return value
+
+
+def _depth(content):
+    if isinstance(content, dict):
+        content = list(content.values())
+    return 1 + max(map(_depth, content), default=0) if isinstance(content, list) else 0
+
+
+def validate(config, options, required=(), where=""):
+    """Checks every entry of a configuration.
+
+    Args:
+        config: a dict.
+        options: `{key: check}`, where `check(key, value)` returns the value in its plain form or
+            raises `ConfigError`; made by `integer`, `number`, `choice` and their neighbours.
+        required: keys that must be there.
+        where: said in front of each key in messages.
+
+    Returns:
+        A dict of the checked values.
+
+    Raises:
+        ConfigError: for an unknown or missing key, or a wrong value.
+
+    Example:
+
+    >>> validate({"width": 8}, {"width": integer(1, 64)})
+    {'width': 8}
+    """
+    unknown = [key for key in config if key not in options]
+    if unknown:
+        raise ConfigError(
+            f"Unknown key `{where}{shorten(unknown[0])}`. Expected some of: {', '.join(sorted(options))}."
+        )
+    missing = [key for key in required if key not in config]
+    if missing:
+        raise ConfigError(f"Missing key `{where}{missing[0]}`. Received: {', '.join(sorted(config)) or 'no keys'}.")
+    return {key: options[key](where + key, value) for key, value in config.items()}
+
+
+def integer(low, high):
+    """A check for integers from `low` to `high`; booleans and strings are none."""
+
+    def check(key, value):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= value <= high:
+            raise wrong(key, f"an integer from {low} to {high}", value)
+        return int(value)
+
+    return check
+
+
+def number(low, high):
+    """A check for finite numbers from `low` to `high`."""
+
+    def check(key, value):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= value <= high:
+            raise wrong(key, f"a number from {low} to {high}", value)
+        return float(value)
+
+    return check
+
+
+def boolean(key, value):
+    """The check for true and false."""
+    if not isinstance(value, bool):
+        raise wrong(key, "true or false", value)
+    return value
+
+
+def choice(*names):
+    """A check for one of a few words; None may be among them."""
+
+    def check(key, value):
+        if not (value is None or isinstance(value, str)) or value not in names:
+            raise wrong(key, f"one of {', '.join(map(repr, names))}", value)
+        return value
+
+    return check
+
+
+def identifier(key, value):
+    """The check for names: a letter, then at most 63 letters, digits and underscores."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", value):
+        raise wrong(key, "a name of at most 64 letters, digits and underscores, the first a letter", value)
+    return value
+
+
+def version(key, value):
+    """The check for versions of star_keras, such as "0.1.0"."""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Za-z.+-]{1,40}", value):
+        raise wrong(key, "a version such as '0.1.0'", value)
+    return value
+
+
+def sha256(key, value):
+    """The check for SHA-256 sums in hexadecimal."""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise wrong(key, "64 hexadecimal digits", value)
+    return value
+
+
+def optional(check_value):
+    """A check for what another check takes, or None."""
+
+    def check(key, value):
+        return None if value is None else check_value(key, value)
+
+    return check
+
+
+def sequence(check_item, low, high):
+    """A check for lists and tuples of `low` to `high` items."""
+
+    def check(key, value):
+        if not isinstance(value, (list, tuple)) or not low <= len(value) <= high:
+            raise wrong(key, f"a list of {low} to {high} items" if low < high else f"a list of {low} items", value)
+        return [check_item(f"{key}[{index}]", item) for index, item in enumerate(value)]
+
+    return check
+
+
+def plain_object(key, value):
+    """The check for dicts whose entries are checked elsewhere."""
+    if not isinstance(value, dict):
+        raise wrong(key, "an object", value)
+    return value
+
+
+def mapping(options, required=()):
+    """A check for dicts with known keys."""
+
+    def check(key, value):
+        return validate(plain_object(key, value), options, required, where=f"{key}.")
+
+    return check
+
+
+def image_shape(key, value):
+    """The check for `(height, width, 3)`, sides from 1 to 4096 pixels or None for any."""
+    side = optional(integer(1, 4096))
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        raise wrong(key, "(height, width, 3)", value)
+    return [side(f"{key}[0]", value[0]), side(f"{key}[1]", value[1]), integer(3, 3)(f"{key}[2]", value[2])]
+
+
+def float_policy(dtype=None):
+    """The dtype policy of a model, or of the global setting for None.
+
+    Raises:
+        ValueError: unless it computes with floating-point numbers and without quantisation.
+    """
+    policy = keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)
+    if policy.quantization_mode is not None or "float" not in (policy.compute_dtype or ""):
+        raise ConfigError(
+            "The dtype policy must be a floating-point one, such as 'float32' or 'mixed_bfloat16'. "
+            f"Received: {policy.name!r}. Make the model in floating point first; `model.quantize` comes after."
+        )
+    return policy
+
+
+def shorten(value):
+    """At most 80 characters of a value, for messages."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def wrong(key, expected, value):
+    """The error of a value that is not what it must be."""
+    return ConfigError(f"`{key}` must be {expected}. Received: {shorten(value)} ({type(value).__name__})")

@@ -1,0 +1,277 @@
+"""Trained models from the zoo or a folder, and models into folders."""
+
+import dataclasses
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from star_keras.exceptions import ConfigError, IntegrityError, PresetError
+from star_keras.models import config as checks
+from star_keras.models import registry
+from star_keras.models import weights as weight_files
+from star_keras.models.classifier import Classifier
+from star_keras.version import __version__
+
+FORMAT = 1
+CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.weights.h5"
+REFUSED_FILES = {
+    ".keras": "It holds code paths besides numbers: load it with `keras.saving.load_model` if you trust it.",
+    ".pth": "PyTorch files are pickles, which run code when opened: read the tensors with "
+    "`torch.load(path, weights_only=True)`, assign them to a model of `create`, and `save` that.",
+    ".npz": "Read it with `numpy.load(path, allow_pickle=False)`, assign the arrays to a model of `create`, "
+    "and `save` that.",
+    ".pkl": "Pickles run code when opened: get the numbers in another format.",
+    ".h5": "Weights come in a folder with their `config.json`; a bare file is for `model.load_weights`.",
+    ".zip": "Archives are not opened: unpack it first if you trust it.",
+}
+REFUSED_FILES |= {
+    **dict.fromkeys((".pt", ".bin", ".ckpt"), REFUSED_FILES[".pth"]),
+    **dict.fromkeys((".pickle", ".joblib"), REFUSED_FILES[".pkl"]),
+    **dict.fromkeys((".tar", ".gz", ".tgz"), REFUSED_FILES[".zip"]),
+    ".hdf5": REFUSED_FILES[".h5"],
+}
+FILE_OPTIONS = {"bytes": checks.integer(1, 2**40), "sha256": checks.sha256}
+TOP_OPTIONS = {
+    "format": checks.integer(1, FORMAT),
+    "star_keras": checks.version,
+    "architecture": lambda key, value: value if registry.architecture(value) else None,
+    "config": checks.plain_object,
+    "weights": checks.mapping(FILE_OPTIONS, required=FILE_OPTIONS),
+}
+TOP_REQUIRED = ("format", "star_keras", "architecture", "config")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A model that lies somewhere: what it is, and the file of its weights."""
+
+    label: str
+    architecture: str
+    config: dict
+    path: Path
+    file: dict | None
+
+    def read_into(self, model, group=""):
+        if self.file is not None:
+            weight_files.check_file(self.path, self.file["bytes"], self.file["sha256"])
+        elif not self.path.is_file():
+            raise IntegrityError(f"{self.path.parent} must hold {WEIGHTS_NAME}. Received: a folder without it.")
+        weight_files.read(self.path, model, group)
+
+    @property
+    def parts(self):
+        if registry.architecture(self.architecture).backbone is not None:
+            return ("backbone", "pretraining")
+        return ("backbone", "classifier") if self.config.get("num_classes") else ("backbone",)
+
+
+def load(name_or_folder, weights=True, num_classes=None, part="backbone", **overrides):
+    """A trained model, from the zoo or from a folder that `save` wrote.
+
+    Nothing is executed or unpickled: a file gives numbers to an architecture of this library, and only
+    after its size and SHA-256 have matched.
+
+    Args:
+        name_or_folder: name of a preset, in full ("star-resnet18.cifar10-1", the same numbers for
+            ever) or bare ("star-resnet18", the best so far); or a folder, as a `pathlib.Path` or as a
+            string with a separator in it ("./my-model"): a string without one is always a name.
+        weights: False for the same model with random weights, which touches neither disk nor network
+            when a preset is named.
+        num_classes: for transfer, puts a new head with a float32 softmax on the backbone
+            (`classifier_activation=None` for logits).
+        part: "backbone", from images to features; "classifier" with the head it was trained with;
+            "pretraining", the whole pretraining model: where they were saved.
+        **overrides: of the configuration, such as `input_shape=(64, 64, 3)`, and `dtype`, `name`,
+            `trainable`.
+
+    Returns:
+        A built model that takes images `(batch, height, width, 3)`, uint8 or float, in [0, 255].
+
+    Raises:
+        PresetError: if no preset and no folder has this name.
+        IntegrityError: if a file is damaged, of a refused kind, or not the one its record describes.
+        OfflineError: if the preset's file is not on this machine.
+        ConfigError: if the folder's configuration is not one of a known architecture.
+        ShapeError: if the weights belong to another model, overrides included.
+        NonFiniteError: if the weights hold NaN or infinity.
+        ValueError: if `part` was not saved, or does not go with `num_classes`.
+
+    Example:
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp() + "/mine"
+    >>> save(registry.create("resnet20", input_shape=(32, 32, 3)), folder)
+    >>> load(folder).output_shape
+    (None, 64)
+    >>> load(folder, num_classes=3).output_shape
+    (None, 3)
+    """
+    source = _find(name_or_folder)
+    if part not in source.parts:
+        raise ValueError(
+            f"`part` must be one of {', '.join(map(repr, source.parts))} for {source.label}. Received: part={part!r}"
+        )
+    if num_classes is not None and part != "backbone":
+        raise ValueError(
+            f"`num_classes` puts a new head on the backbone and does not go with part={part!r}. "
+            f"Received: num_classes={num_classes!r}. Leave one of the two out."
+        )
+    if part != "backbone":
+        model = registry.create(source.architecture, **{**source.config, **overrides})
+        if weights:
+            source.read_into(model)
+        return model
+    if num_classes is None:
+        return _load_backbone(source, weights, overrides)
+    head = {"num_classes": num_classes, "name": "classifier"}
+    head |= {key: overrides.pop(key) for key in ("classifier_activation", "name") if key in overrides}
+    head = checks.validate(head, {**registry.HEAD_OPTIONS, "name": checks.identifier})
+    return Classifier(_load_backbone(source, weights, overrides), **head)
+
+
+def save(model, folder, float16=False, overwrite=False):
+    """Writes a model of `create` or `load` into a folder, from which `load` makes it again.
+
+    The folder holds `config.json`, plain data, and `model.weights.h5`, which `model.load_weights` reads
+    as well. It appears whole or not at all. The optimiser is not saved.
+
+    Args:
+        model: a backbone, a classifier or a pretraining model of a registered architecture.
+        folder: path of the folder; its parent is made if need be.
+        float16: whether to store numbers with 16 bits: half the size, outputs equal to about 1e-3.
+            Defaults to False.
+        overwrite: whether to replace a model that is there already. Defaults to False; other files in
+            the folder are never touched.
+
+    Raises:
+        FileExistsError: if the folder is not empty and `overwrite` is False.
+        ConfigError: if `create` cannot make such a model.
+        NonFiniteError: if a weight is NaN or infinite.
+        OSError: if the folder cannot be written; nothing is left behind, and a model that was there stays.
+
+    Example:
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp() + "/mine"
+    >>> save(registry.create("resnet20", input_shape=(32, 32, 3)), folder)
+    >>> sorted(os.listdir(folder))
+    ['config.json', 'model.weights.h5']
+    """
+    architecture, config = registry.describe(model)
+    folder = Path(folder)
+    if folder.exists() and not overwrite and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(
+            f"`folder` must be new or empty. Received: {folder}, which is neither. Pass `overwrite=True` to "
+            "replace the model in it."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.part"
+    part.mkdir()
+    try:
+        _write(model, architecture, config, part, float16)
+        if folder.is_dir():
+            # The configuration goes last: it holds the hash, so that no mix of two models can be loaded.
+            for name in (WEIGHTS_NAME, CONFIG_NAME):
+                os.replace(part / name, folder / name)
+        else:
+            os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write(model, architecture, config, folder, float16):
+    path = folder / WEIGHTS_NAME
+    weight_files.write(path, model, float16)
+    weight_files.read(path, registry.create(architecture, dtype=model.dtype_policy, **config))  # what is saved loads
+    content = {
+        "format": FORMAT,
+        "star_keras": __version__,
+        "architecture": architecture,
+        "config": config,
+        "weights": {"bytes": path.stat().st_size, "sha256": weight_files.file_hash(path)},
+    }
+    write_text(folder / CONFIG_NAME, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path, text):
+    """Writes a small text file that appears whole or not at all."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _load_backbone(source, weights, overrides):
+    config = dict(source.config)
+    key = registry.architecture(source.architecture).backbone
+    if key is not None:
+        config = dict(config[key])
+        backbone = registry.create(config.pop("architecture"), **{**config, **overrides})
+        if weights:
+            source.read_into(backbone, group=key)
+        return backbone
+    head = {key: config.pop(key) for key in registry.HEAD_OPTIONS if key in config}
+    backbone = registry.create(source.architecture, **{**config, **overrides})
+    if weights:
+        source.read_into(Classifier(backbone, **head) if head.get("num_classes") else backbone)
+    return backbone
+
+
+def _find(name_or_folder):
+    """Where the model of a name or a folder lies; only what looks like a path is looked for on disk."""
+    if isinstance(name_or_folder, os.PathLike):
+        return _read_folder(os.fspath(name_or_folder))
+    if isinstance(name_or_folder, str):
+        if any(separator in name_or_folder for separator in ("/", os.sep)):
+            return _read_folder(name_or_folder)
+        _refuse_file_types(name_or_folder)
+    full, record = registry.find_preset(name_or_folder)
+    return _Source(
+        f"the preset {full!r}",
+        record["architecture"],
+        record["config"],
+        registry.CATALOGUE.zoo / record["weights"],
+        {"bytes": record["bytes"], "sha256": record["sha256"]},
+    )
+
+
+def _read_folder(text):
+    _refuse_file_types(text)
+    folder = Path(text)
+    if len(text) > 4000 or "\0" in text or not folder.is_dir():
+        raise PresetError(
+            f"Expected the name of a preset or an existing folder. Received: {checks.shorten(text)!r}, which is no "
+            "folder. `star_keras.models.list()` gives the names of all presets."
+        )
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise IntegrityError(f"{folder} must hold {CONFIG_NAME} and {WEIGHTS_NAME}. Received: no {CONFIG_NAME}.")
+    content = checks.read_json(path)
+    format_ = content.get("format")
+    if isinstance(format_, int) and format_ > FORMAT:
+        raise ConfigError(
+            f"{path} has format {format_} and needs star_keras >= {checks.shorten(str(content.get('star_keras')))}. "
+            f"Received: star_keras {__version__}, which reads formats up to {FORMAT}. Upgrade star_keras."
+        )
+    try:
+        content = checks.validate(content, TOP_OPTIONS, TOP_REQUIRED)
+        config = registry.architecture(content["architecture"]).check(content["config"], where="config.")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return _Source(f"{folder}", content["architecture"], config, folder / WEIGHTS_NAME, content.get("weights"))
+
+
+def _refuse_file_types(text):
+    suffix = os.path.splitext(text[-20:].strip().lower())[1]
+    if suffix in REFUSED_FILES:
+        raise IntegrityError(
+            f"Expected a preset or a folder of `save`. Received: a {suffix} file, {checks.shorten(text)!r}. "
+            f"{REFUSED_FILES[suffix]}"
+        )

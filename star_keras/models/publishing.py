@@ -1,0 +1,150 @@
+"""Presets into the catalogue, written by a program so that no hash or size can be mistyped."""
+
+import dataclasses
+import json
+import re
+
+import keras
+import numpy as np
+
+from star_keras import data
+from star_keras.exceptions import IntegrityError
+from star_keras.models import registry
+from star_keras.models.folders import CONFIG_NAME, FORMAT, WEIGHTS_NAME, load, save, write_text
+from star_keras.models.weights import file_hash
+
+NUM_IMAGES, NUM_DIMENSIONS = 8, 16
+TOLERANCE = 1e-3
+
+
+def publish(model, name, *, description, task, training_data, license, results, folder=None, replace=False):
+    """Saves a model in the zoo, as float16, and enters it in the catalogue.
+
+    Args:
+        model: a backbone, classifier or pretraining model of a registered architecture.
+        name: in full, `method-architecture.tag`, such as "star-resnet20.cifar10-1". The bare name,
+            without the tag, becomes an alias of it.
+        description: one sentence: method, architecture, data, resolution.
+        task: what it was trained for, such as "self-supervised" or "classification".
+        training_data: what it was trained on.
+        license: of the weights.
+        results: dict of what was measured, plain JSON.
+        folder: name of the folder in the zoo. Defaults to the bare name.
+        replace: whether a record of the same name may be replaced: before a release only, since a
+            published name never changes its meaning.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: if the name is malformed, or known and `replace` is False.
+        FileExistsError: if the folder holds another preset's weights.
+    """
+    if not re.fullmatch(r"[a-z0-9_]+-[a-z0-9_]+\.[a-z0-9_-]+", name):
+        raise ValueError(f"`name` must be of the form 'method-architecture.tag'. Received: name={name!r}")
+    catalogue = registry.CATALOGUE
+    bare = name.partition(".")[0]
+    folder = folder or bare
+    path = catalogue.zoo / folder / WEIGHTS_NAME
+    relative = f"{folder}/{WEIGHTS_NAME}"
+    if name in catalogue.presets and not replace:
+        raise ValueError(
+            f"`name` must be new: a published preset never changes. Received: name={name!r}. Take the next tag."
+        )
+    if any(record["weights"] == relative and other != name for other, record in catalogue.presets.items()):
+        raise FileExistsError(f"{path} belongs to another preset. Pass another `folder`.")
+
+    save(model, path.parent, float16=True, overwrite=True)
+    architecture, config = registry.describe(model)
+    entry = registry.architecture(architecture)
+    parts = ["backbone"]
+    if entry.backbone is not None:
+        parts.append("pretraining")
+    elif config.get("num_classes"):
+        parts.append("classifier")
+    record = {
+        "description": description,
+        "architecture": architecture,
+        "config": config,
+        "task": task,
+        "data": training_data,
+        "parts": parts,
+        "license": license,
+        "results": results,
+        "weights": relative,
+        "bytes": path.stat().st_size,
+        "sha256": file_hash(path),
+        "format": FORMAT,
+        "embeddings": embed_fixed_images(load(path.parent, dtype="float32")).tolist(),
+        "withdrawn": None,
+    }
+    catalogue = dataclasses.replace(
+        catalogue,
+        presets={**catalogue.presets, name: record},
+        aliases={**catalogue.aliases, bare: name},
+    )
+    content = {
+        "format": FORMAT,
+        "presets": catalogue.presets,
+        "aliases": catalogue.aliases,
+        "renamed": catalogue.renamed,
+    }
+    write_text(catalogue.file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    registry.CATALOGUE = catalogue
+    return record
+
+
+def verify(name):
+    """Checks a preset: size and hash of its file, and what its backbone says of eight fixed images.
+
+    Args:
+        name: of a preset, full or bare.
+
+    Returns:
+        The largest difference to the stored embeddings, as a fraction of the largest of them.
+
+    Raises:
+        IntegrityError: if the file or the numbers are not those of the record.
+    """
+    stored = np.asarray(registry.info(name)["embeddings"], "float32")
+    found = embed_fixed_images(load(name, dtype="float32"))
+    difference = float(np.max(np.abs(found - stored)) / np.max(np.abs(stored)))
+    if not difference <= TOLERANCE:
+        raise IntegrityError(
+            f"{name} must give the stored embeddings to {TOLERANCE} of their size. Received: a difference of "
+            f"{difference:.2g}. The file is right, so the library or its backend computes something else."
+        )
+    return difference
+
+
+def embed_fixed_images(backbone):
+    """The first 16 dimensions of the features of eight fixed images, float32."""
+    features = backbone(fixed_images(backbone.input_shape[1:3], backbone.minimum_size), training=False)
+    return keras.ops.convert_to_numpy(features)[:, :NUM_DIMENSIONS].astype("float32")
+
+
+def fixed_images(size, minimum_size=1):
+    """Eight images of the embedded set as RGB: magnified by whole pixels, then centred on black.
+
+    Args:
+        size: `(height, width)`; None in it stands for 32, or what the model needs at least.
+        minimum_size: of the model, in pixels.
+
+    Returns:
+        A uint8 array `(8, height, width, 3)`.
+    """
+    height, width = (side or max(32, minimum_size) for side in size)
+    images = data.load("fashion_mnist").images[:NUM_IMAGES]
+    factor = max(1, min(height, width) // images.shape[1])
+    images = np.kron(images, np.ones((1, factor, factor), images.dtype))
+    canvas = np.zeros((NUM_IMAGES, height, width, 3), "uint8")
+    rows, columns = _centred(images.shape[1], height), _centred(images.shape[2], width)
+    canvas[:, rows[1], columns[1]] = images[:, rows[0], columns[0], None]
+    return canvas
+
+
+def _centred(inner, outer):
+    """The slices of an axis of `inner` pixels and of one of `outer` that cover each other when centred."""
+    common = min(inner, outer)
+    starts = (inner - common) // 2, (outer - common) // 2
+    return tuple(slice(start, start + common) for start in starts)

@@ -1,0 +1,238 @@
+"""One case for each public class: how to make it and what to call it with. `test_contract.py` walks them.
+
+A new class needs one `case(...)` below. Run as a script, this file answers for one backend:
+`KERAS_BACKEND=jax python tests/contract.py FOLDER` loads what the test saved and writes what it computes.
+"""
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+
+NAMESPACES = ("layers", "losses", "metrics", "augmentation", "models", "training")
+CASES = {}
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to make one public object and what to give it.
+
+    Attributes:
+        path: name below `star_keras`, such as `"layers.Projector"`.
+        arguments: what the user passes, a dict or a function that makes one.
+        inputs: functions of a NumPy generator, one for each positional argument of the call.
+        name: name of the case, where a class has several.
+        call: `(object, *inputs) -> tensors`, where it is not the object's own call. Such an object is
+            not put into a functional model.
+        targets: function of a NumPy generator, the labels of a training model.
+        compile: arguments of `compile` beside the optimizer.
+        same_everywhere: whether all backends compute the same; False where random numbers are drawn.
+    """
+
+    path: str
+    arguments: object = field(default_factory=dict)
+    inputs: tuple = ()
+    name: str = ""
+    call: object = None
+    targets: object = None
+    compile: dict = field(default_factory=dict)
+    same_everywhere: bool = True
+
+    @property
+    def owner(self):
+        """The class, or the function that makes the object."""
+        module, name = self.path.rsplit(".", 1)
+        return getattr(importlib.import_module(f"star_keras.{module}"), name)
+
+    @property
+    def kind(self):
+        if not isinstance(self.owner, type):
+            return "model"
+        bases = {"loss": keras.Loss, "metric": keras.Metric, "model": keras.Model, "layer": keras.Layer}
+        kind = next(kind for kind, base in bases.items() if issubclass(self.owner, base))
+        return "function" if kind == "layer" and self.call else kind
+
+    @property
+    def user_arguments(self):
+        return self.arguments() if callable(self.arguments) else dict(self.arguments)
+
+    def make(self):
+        """The object, unbuilt, with random weights."""
+        return self.owner(**self.user_arguments)
+
+    def arrays(self):
+        """The inputs, the same in every process."""
+        return [make(np.random.default_rng(index)) for index, make in enumerate(self.inputs)]
+
+    def labels(self):
+        return None if self.targets is None else self.targets(np.random.default_rng(99))
+
+    def run(self, instance, *arrays, **kwargs):
+        """What the object computes, as a structure of tensors."""
+        if self.call is not None:
+            return self.call(instance, *arrays)
+        if self.kind == "loss":
+            return {"rows": instance.call(*arrays), "value": instance(*arrays)}
+        if self.kind == "metric":
+            instance.update_state(*arrays)
+            return instance.result()
+        return instance(*arrays, **kwargs)
+
+    def model(self, instance=None):
+        """The object as a Keras model: itself, or a functional model around a layer."""
+        instance = self.make() if instance is None else instance
+        if self.kind == "model":
+            if not instance.built:
+                instance.build(*(array.shape for array in self.arrays()))
+            return instance
+        inputs = [keras.Input(array.shape[1:], dtype=str(array.dtype)) for array in self.arrays()]
+        return keras.Model(inputs if len(inputs) > 1 else inputs[0], instance(*inputs))
+
+    def model_inputs(self):
+        arrays = self.arrays()
+        return arrays if len(arrays) > 1 else arrays[0]
+
+    def train_one_step(self, model, **compile_arguments):
+        """Compiles the model and takes one step of plain gradient descent; returns the loss."""
+        arguments = {"optimizer": keras.optimizers.SGD(0.05), **self.compile, **compile_arguments}
+        inputs, labels = self.model_inputs(), self.labels()
+        trains_itself = self.path.startswith("training.")
+        if not trains_itself and "loss" not in arguments:
+            labels = keras.tree.map_structure(
+                lambda output: np.zeros(output.shape, "float32"), model(inputs, training=False)
+            )
+            arguments["loss"] = keras.tree.map_structure(lambda _: "mse", labels)
+        model.compile(**arguments)
+        return float(np.sum(model.train_on_batch(inputs, labels)))
+
+
+def case(path, arguments=None, inputs=(), **options):
+    """Registers a case; the first one of a class is called by its path."""
+    new = Case(path, {} if arguments is None else arguments, tuple(inputs), **options)
+    identity = path if not new.name else f"{path}-{new.name}"
+    if identity in CASES:
+        raise ValueError(f"Two cases of one name: give the second a `name`. Received: {identity}")
+    CASES[identity] = new
+
+
+def floats(*shape):
+    """Standard normal numbers."""
+    return lambda rng: rng.normal(size=shape).astype("float32")
+
+
+def integers(*shape, high):
+    """Whole numbers in [0, high)."""
+    return lambda rng: rng.integers(0, high, shape).astype("int32")
+
+
+def images(*shape):
+    """Pixels in [0, 255]."""
+    return lambda rng: rng.integers(0, 256, shape).astype("uint8")
+
+
+def exists(path):
+    """Whether the module of a case has been written."""
+    return importlib.util.find_spec(f"star_keras.{path.rsplit('.', 1)[0]}") is not None
+
+
+def public_classes():
+    """Paths of all public Keras classes of the package."""
+    paths = []
+    for namespace in filter(lambda name: exists(f"{name}.any"), NAMESPACES):
+        module = importlib.import_module(f"star_keras.{namespace}")
+        names = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
+        for name in names:
+            value = getattr(module, name)
+            if isinstance(value, type) and value.__module__.startswith("star_keras"):
+                paths.append(f"{namespace}.{name}")
+    return paths
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
+TASKS = ("invariant", "equivariant")
+
+case("layers.BatchNormalization", dict(momentum=0.9, epsilon=1e-5), [floats(4, 5, 3, 6)])
+case("layers.BatchNormalization", dict(unbiased=False), [floats(8, 6)], name="biased")
+case("layers.Projector", dict(units=4, hidden_units=(8, 6)), [floats(8, 5)])
+case("layers.Projector", dict(units=4, hidden_units=(8,), batch_norm=False), [floats(8, 5)], name="plain")
+case("layers.RoutedExperts", dict(units=4, num_experts=3, tasks=TASKS, hidden_units=(8, 6)), [floats(8, 5)])
+case(
+    "layers.RoutedExperts",
+    lambda: dict(
+        units=4,
+        num_experts=5,
+        hidden_units=(8,),
+        router_units=(7,),
+        batch_norm=False,
+        top_k=2,
+        kernel_initializer=keras.initializers.HeNormal(seed=1),
+        bias_initializer="zeros",
+    ),
+    [floats(8, 5)],
+    name="top_k",
+)
+case(
+    "layers.RoutedExperts",
+    dict(units=4, num_experts=3, tasks=TASKS, hidden_units=(8,), routing="shared"),
+    [floats(8, 5)],
+    name="shared",
+)
+case(
+    "layers.RoutedExperts",
+    dict(units=4, num_experts=2, tasks=TASKS, hidden_units=(8,), routing="separate"),
+    [floats(8, 5)],
+    name="separate",
+)
+case("layers.RoutedExperts", dict(units=4, num_experts=1), [floats(8, 5)], name="one")
+case(
+    "layers.EquivariantPredictor",
+    dict(hidden_units=(8,), embedding_units=6, offset=[0.0, 0.5, -1.0], scale=[1.0, 2.0, 0.5]),
+    [floats(8, 4), floats(8, 3)],
+)
+case("layers.EquivariantPredictor", dict(residual=False), [floats(8, 4), floats(8, 3)], name="plain")
+
+# --- losses ---------------------------------------------------------------------------------------
+
+case("losses.NTXent", dict(temperature=0.5), [floats(6, 4), floats(6, 4)])
+case("losses.NTXent", dict(reduction=None, block_size=4), [floats(6, 4), floats(6, 4)], name="blocks")
+
+# --- augmentation: `apply` and `encode` of given parameters ---------------------------------------
+
+# --- models ---------------------------------------------------------------------------------------
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def main(folder):
+    """Loads every saved case on this backend and writes outputs, and weights after one step."""
+    backend = keras.backend.backend()
+    results = {}
+    for identity, one in CASES.items():
+        weights = folder / f"{identity}.weights.h5"
+        if one.kind in ("layer", "model") and weights.exists():
+            rebuilt = one.model()
+            rebuilt.load_weights(weights)
+            loaded = keras.saving.load_model(folder / f"{identity}.keras")
+            record(results, f"{identity}/loaded", loaded(one.model_inputs(), training=False))
+            record(results, f"{identity}/rebuilt", rebuilt(one.model_inputs(), training=False))
+            if one.same_everywhere and rebuilt.trainable_variables:
+                one.train_one_step(rebuilt)
+                record(results, f"{identity}/trained", list(rebuilt.variables))
+        elif weights.name and exists(one.path):
+            record(results, f"{identity}/computed", one.run(one.make(), *one.arrays()))
+    np.savez(folder / f"{backend}.npz", **results)
+
+
+def record(results, key, structure):
+    """Keeps the tensors of a structure under numbered keys, in the order of Keras."""
+    for index, tensor in enumerate(keras.tree.flatten(structure)):
+        results[f"{key}/{index}"] = keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

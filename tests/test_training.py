@@ -1,0 +1,342 @@
+"""Laws of STAR pretraining and of Resume. Networks are small; images are random unless a law needs none."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import star_keras as sk
+from star_keras.callbacks import Resume
+from star_keras.exceptions import NonFiniteError, ResumeError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype="uint8")
+TASKS = ("invariant", "equivariant")
+
+
+def small_backbone():
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1, dtype="float32")(inputs)
+    x = keras.layers.Conv2D(8, 3, strides=2, use_bias=False)(x)
+    x = keras.layers.ReLU()(sk.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x))
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D(dtype="float32")(x))
+
+
+def small_model(projector=None, seed=0, **kwargs):
+    keras.utils.set_random_seed(seed)
+    model = sk.training.STARPretraining(
+        backbone=small_backbone(),
+        augmentation=sk.augmentation.star_views(16),
+        projector=projector or sk.layers.RoutedExperts(6, num_experts=3, tasks=TASKS, hidden_units=(5,)),
+        **kwargs,
+    )
+    model.build(IMAGES.shape)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=5e-3))
+    return model
+
+
+def gradients(model, images=IMAGES):
+    """Gradient of the training loss by variable path, with zeros for variables no loss reaches."""
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(images, None, model(images, training=True), training=True)
+    variables = model.trainable_variables
+    found = tape.gradient(loss, [variable.value for variable in variables])
+    return {v.path: None if g is None else np.array(g) for v, g in zip(variables, found, strict=True)}
+
+
+def collapse(model):
+    """Makes every embedding the same vector: each last projector bias one, everything before it zero."""
+    for variable in model.projector.trainable_variables + model.predictor.trainable_variables:
+        variable.assign(ops.zeros_like(variable))
+    biases = [v for v in model.projector.trainable_variables if v.shape[-1] == 6 and "bias" in v.path]
+    assert biases
+    for variable in biases:
+        variable.assign(ops.ones_like(variable))
+
+
+def test_losses_at_collapse_are_those_of_guessing():
+    model = small_model()
+    collapse(model)
+    logs = model.evaluate(IMAGES, batch_size=len(IMAGES), verbose=0, return_dict=True)
+    assert logs["invariance_loss"] == pytest.approx(np.log(2 * 12 - 1), abs=1e-5)
+    assert logs["equivariance_loss"] == pytest.approx(np.log(4 * 12 - 1), abs=1e-5)
+    assert logs["loss"] == pytest.approx(np.log(23) + np.log(47), abs=1e-5)
+
+
+def test_loss_is_the_sum_of_both_terms_on_the_embeddings():
+    model = small_model(invariance_weight=0.5, equivariance_weight=2.0, equivariance_temperature=0.3)
+    z = model(IMAGES, training=True)
+    z = {name: ops.convert_to_numpy(value) for name, value in z.items()}
+    assert sorted(z) == [
+        "equivariant_1", "equivariant_2", "invariant_1", "invariant_2", "prediction_1", "prediction_2",
+    ]  # fmt: skip
+    invariance = sk.losses.NTXent(0.2)(z["invariant_1"], z["invariant_2"])
+    equivariance = sk.losses.NTXent(0.3)(
+        np.concatenate([z["equivariant_1"], z["equivariant_2"]]),
+        np.concatenate([z["prediction_1"], z["prediction_2"]]),
+    )
+    loss = model.compute_loss(IMAGES, None, z)
+    np.testing.assert_allclose(loss, 0.5 * invariance + 2 * equivariance, rtol=1e-6)
+
+
+def test_nothing_is_detached_and_every_part_learns():
+    silent = [path for path, g in gradients(small_model()).items() if g is None or not np.any(g)]
+    assert all("embedding" in path and "bias" in path for path in silent), silent
+
+
+def test_without_equivariance_its_router_and_predictor_get_zero_gradient():
+    found = gradients(small_model(equivariance_weight=0.0, predictor=sk.layers.EquivariantPredictor((4,), 4)))
+    unused = [path for path in found if "predictor" in path or "equivariant" in path]
+    assert unused
+    assert all(g is not None for g in found.values())
+    assert not any(np.any(found[path]) for path in unused)
+
+
+def test_without_invariance_its_router_gets_zero_gradient():
+    found = gradients(small_model(invariance_weight=0.0))
+    unused = [path for path in found if "invariant" in path.split("/")[-2] and "equivariant" not in path]
+    assert unused
+    assert all(g is not None for g in found.values())
+    assert not any(np.any(found[path]) for path in unused)
+
+
+def test_simclr_takes_two_passes_and_star_three():
+    passes = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, inputs):
+            passes.append(1)
+            return inputs
+
+    def count(weight):
+        inputs = keras.Input((16, 16, 3))
+        features = keras.layers.GlobalAveragePooling2D()(Counting()(inputs))
+        model = sk.training.STARPretraining(
+            keras.Model(inputs, features), sk.augmentation.star_views(16), sk.layers.Projector(4),
+            equivariance_weight=weight,
+        )  # fmt: skip
+        model.build(IMAGES.shape)
+        passes.clear()
+        model(IMAGES)
+        return len(passes)
+
+    assert (count(0.0), count(1.0)) == (2, 3)
+
+
+def test_separate_passes_move_running_statistics_three_times_and_joint_once():
+    def momentum_left(passes):
+        model = small_model(passes=passes)
+        norm = next(layer for layer in model.backbone.layers if "normalization" in layer.name)
+        norm.moving_mean.assign(1e6 * np.ones(8))
+        model(IMAGES, training=True)
+        return float(ops.convert_to_numpy(norm.moving_mean)[0]) / 1e6
+
+    assert momentum_left("separate") == pytest.approx(0.9**3, abs=1e-4)
+    assert momentum_left("joint") == pytest.approx(0.9, abs=1e-4)
+
+
+def test_joint_and_separate_passes_agree_when_statistics_are_fixed():
+    separate, joint = small_model(), small_model(passes="joint")
+    joint.set_weights(separate.get_weights())
+    one, other = separate(IMAGES, training=False), joint(IMAGES, training=False)
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], atol=1e-5)
+
+
+def test_evaluation_repeats_itself_and_leaves_training_draws_alone():
+    model = small_model()
+    before = np.array(model.seed_generator.state)
+    first, second = (model.evaluate(IMAGES, verbose=0, return_dict=True) for _ in range(2))
+    model.predict(IMAGES, verbose=0)
+    assert first == second
+    np.testing.assert_array_equal(before, np.array(model.seed_generator.state))
+    model.fit(IMAGES, verbose=0)
+    assert np.any(before != np.array(model.seed_generator.state))
+
+
+def test_the_two_views_of_training_differ_and_change_from_step_to_step():
+    model = small_model()
+    first, second = model(IMAGES, training=True), model(IMAGES, training=True)
+    assert np.any(np.array(first["invariant_1"]) != np.array(first["invariant_2"]))
+    assert np.any(np.array(first["invariant_1"]) != np.array(second["invariant_1"]))
+
+
+@pytest.mark.parametrize("routing", ["learned", "shared", "separate"])
+def test_relatives_of_the_method_are_settings(routing):
+    experts = {"learned": 4, "shared": 3, "separate": 2}[routing]
+    projector = sk.layers.RoutedExperts(6, num_experts=experts, tasks=TASKS, hidden_units=(5,), routing=routing)
+    history = small_model(projector).fit(IMAGES, batch_size=6, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_trains_finite_with_images_and_losses_in_float32(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = small_model()
+        view, columns = model._view(ops.cast(IMAGES, "float32"), 1, True)
+        history = model.fit(IMAGES, batch_size=6, epochs=3, verbose=0).history
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert keras.backend.standardize_dtype(view.dtype) == "float32"
+    assert keras.backend.standardize_dtype(columns.dtype) == "float32"
+    assert all(keras.backend.standardize_dtype(v.dtype) == "float32" for v in model.trainable_variables)
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_uint8_and_float_images_are_the_same_images():
+    model = small_model()
+    one, other = model(IMAGES), model(IMAGES.astype("float32"))
+    np.testing.assert_array_equal(one["invariant_1"], other["invariant_1"])
+
+
+def test_configuration_round_trip_keeps_outputs():
+    model = small_model()
+    copy = sk.training.STARPretraining.from_config(model.get_config())
+    copy.build(IMAGES.shape)
+    copy.set_weights(model.get_weights())
+    np.testing.assert_array_equal(copy(IMAGES)["prediction_1"], model(IMAGES)["prediction_1"])
+
+
+def test_seed_state_travels_with_the_weights(tmp_path):
+    model = small_model()
+    model.fit(IMAGES, batch_size=4, verbose=0)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = small_model(seed=1)
+    other.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(model.seed_generator.state, other.seed_generator.state)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"passes": "both"}, {"invariance_weight": -1.0}, {"invariance_weight": 0.0, "equivariance_weight": 0.0}],
+    ids=str,
+)
+def test_wrong_arguments_say_what_was_received(arguments):
+    with pytest.raises(ValueError, match="Received"):
+        small_model(**arguments)
+
+
+@pytest.mark.fault(42)
+def test_a_batch_of_one_is_refused():
+    with pytest.raises(ValueError, match="2 samples"):
+        small_model()(IMAGES[:1])
+
+
+def test_weights_per_image_are_refused():
+    with pytest.raises(ValueError, match="sample_weight"):
+        small_model().fit(IMAGES, sample_weight=np.ones(12), verbose=0)
+
+
+def test_decay_of_keras_sgd_equals_the_coupled_rule_of_the_recipe():
+    rate, momentum, decay = 0.03, 0.9, 5e-4
+    start = np.random.default_rng(0).normal(size=20)
+    curvature = np.linspace(0.1, 2, 20)
+    weights, velocity = start.copy(), np.zeros(20)
+    variable = keras.Variable(start, dtype="float64")
+    optimizer = keras.optimizers.SGD(rate, momentum=momentum, weight_decay=decay / (1 - momentum))
+    for _ in range(200):
+        velocity = momentum * velocity + curvature * weights + decay * weights
+        weights = weights - rate * velocity
+        gradient = curvature * ops.convert_to_numpy(variable)
+        optimizer.apply([ops.convert_to_tensor(gradient)], [variable])
+    free = start * 0
+    np.testing.assert_allclose(ops.convert_to_numpy(variable), weights, atol=2e-3 * np.abs(start).max())
+    assert np.abs(weights - free).max() > 0.01
+
+
+class TestResume:
+    def fit(self, folder, epochs, seed=0, **kwargs):
+        model = small_model(seed=seed)
+        resume = Resume(folder, **kwargs)
+        batches = resume.batches(IMAGES, batch_size=4, seed=3)
+        model.fit(
+            batches, epochs=epochs, initial_epoch=resume.epoch, shuffle=False, callbacks=[resume], verbose=0
+        )
+        return model, resume
+
+    def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(self, tmp_path):
+        straight, log = self.fit(tmp_path / "straight", 4)
+        self.fit(tmp_path / "broken", 2)
+        resumed, resumed_log = self.fit(tmp_path / "broken", 4, seed=9)
+        assert resumed_log.epoch == 4
+        assert resumed_log.history == log.history
+        for one, other in zip(straight.variables, resumed.variables, strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=one.path)
+        for one, other in zip(straight.optimizer.variables, resumed.optimizer.variables, strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=one.path)
+
+    def test_every_epoch_has_its_own_order_and_each_image_at_most_once(self, tmp_path):
+        batches = Resume(tmp_path).batches(np.arange(10), batch_size=3, seed=0)
+        epochs = []
+        for _ in range(3):
+            epochs.append(np.concatenate([batches[i] for i in range(len(batches))]))
+            batches.on_epoch_end()
+        assert all(len(set(order)) == 9 for order in epochs)
+        assert not np.array_equal(epochs[0], epochs[1])
+        assert not np.array_equal(epochs[1], epochs[2])
+
+    def test_a_shuffling_fit_is_told_to_stop_shuffling(self, tmp_path):
+        batches = Resume(tmp_path).batches(np.arange(30), batch_size=3)
+        batches[0]
+        with pytest.raises(ResumeError, match="shuffle=False"):
+            batches[5]
+
+    def test_wrong_initial_epoch_is_refused(self, tmp_path):
+        self.fit(tmp_path, 1)
+        model, resume = small_model(), Resume(tmp_path)
+        with pytest.raises(ResumeError, match="initial_epoch"):
+            model.fit(resume.batches(IMAGES, 4), epochs=2, shuffle=False, callbacks=[resume], verbose=0)
+
+    def test_another_model_is_refused(self, tmp_path):
+        self.fit(tmp_path, 1)
+        resume = Resume(tmp_path)
+        model = small_model(sk.layers.RoutedExperts(6, num_experts=4, tasks=TASKS, hidden_units=(7,)))
+        with pytest.raises(ResumeError, match="another"):
+            model.fit(
+                resume.batches(IMAGES, 4), epochs=2, initial_epoch=1, shuffle=False, callbacks=[resume], verbose=0
+            )
+
+    def test_a_file_that_is_no_checkpoint_is_refused(self, tmp_path):
+        (tmp_path / "checkpoint.weights.h5").write_bytes(b"not a checkpoint")
+        with pytest.raises(ResumeError, match="checkpoint"):
+            Resume(tmp_path)
+
+    def test_time_budget_pauses_at_an_epoch_and_the_run_goes_on(self, tmp_path):
+        _, resume = self.fit(tmp_path, 3, minutes=1e-9)
+        assert resume.epoch == 1
+        _, resume = self.fit(tmp_path, 3)
+        assert resume.epoch == 3
+
+    def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(self, tmp_path):
+        self.fit(tmp_path, 1)
+        model, resume = small_model(), Resume(tmp_path)
+        before = resume.path.read_bytes()
+        poisoned = IMAGES.astype("float32")
+        poisoned[:] = np.nan
+        with pytest.raises(NonFiniteError, match="kept"):
+            model.fit(
+                resume.batches(poisoned, 4), epochs=2, initial_epoch=1, shuffle=False, callbacks=[resume],
+                verbose=0,
+            )  # fmt: skip
+        assert resume.path.read_bytes() == before
+
+    def test_a_failed_write_leaves_the_old_checkpoint_and_no_rubbish(self, tmp_path, monkeypatch):
+        self.fit(tmp_path, 1)
+        before = (tmp_path / "checkpoint.weights.h5").read_bytes()
+
+        def full_disk(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.replace", full_disk)
+        with pytest.raises(OSError, match="No space"):
+            self.fit(tmp_path, 2)
+        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.weights.h5"]
+        assert (tmp_path / "checkpoint.weights.h5").read_bytes() == before
+
+    @pytest.mark.fault(41)
+    @pytest.mark.parametrize("rows, batch_size", [(0, 4), (3, 4), (4, 0)])
+    def test_data_that_fills_no_batch_is_refused_up_front(self, tmp_path, rows, batch_size):
+        with pytest.raises(ValueError, match="batch_size"):
+            Resume(tmp_path).batches(IMAGES[:rows], batch_size=batch_size)

@@ -1,0 +1,71 @@
+"""star-resnet20: STAR pretraining of a ResNet-20 with eight experts on 45,000 CIFAR-10 images, no labels.
+
+Paper      Jeon and others, Soft Task-Aware Routing of Experts (NeurIPS 2025), sections 3 and 4
+Data       cifar10_train45k, the first 45,000 training images, in the folder STAR_KERAS_DATA
+Command    star-keras pretrain star-resnet20 --folder runs/star-resnet20 [--minutes 30]
+
+Run the command again to go on where it stopped. `--smoke` shows in a minute that everything works.
+"""
+
+import json
+import pathlib
+
+import keras
+import star_keras as sk
+
+
+def run(
+    folder="runs/star-resnet20",
+    epochs=40,
+    minutes=None,
+    precision="mixed_bfloat16",
+    seed=0,
+    evaluate=False,
+    smoke=False,
+):
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(precision)
+    folder = pathlib.Path(folder)
+
+    # Data: labels are used by the probes alone.
+    train = sk.data.load("fashion_mnist" if smoke else "cifar10_train45k")
+    images, labels = sk.data.to_rgb(train.images, 32), train.labels
+    if smoke:
+        images, labels, epochs = images[:256], labels[:256], min(epochs, 2)
+    batch_size = 64 if smoke else 256
+
+    # Model: experts as narrow as the features, for a backbone of a quarter of a million weights.
+    model = sk.training.STARPretraining(
+        backbone=sk.models.create("resnet20", input_shape=(32, 32, 3)),
+        augmentation=sk.augmentation.star_views(32),
+        projector=sk.layers.RoutedExperts(
+            128, num_experts=8, tasks=("invariant", "equivariant"), hidden_units=(64, 64)
+        ),
+        seed=seed,
+    )
+    model.build(images.shape)
+
+    # Optimiser: the paper's SGD couples decay and momentum; 5e-4 / (1 - 0.9) is the same rule for Keras.
+    # Twice the paper's rate, for a fifth of its epochs.
+    steps = len(images) // batch_size
+    schedule = keras.optimizers.schedules.CosineDecay(0.06, epochs * steps)
+    model.compile(keras.optimizers.SGD(schedule, momentum=0.9, weight_decay=5e-3))
+
+    # The monitor looks at training images only; the test images are for the end.
+    bank, queries = slice(0, len(images) // 2)[:10000] if False else slice(0, 5000), slice(-1000, None)
+    probe = sk.callbacks.NearestNeighborProbe(
+        (images[bank], labels[bank]), (images[queries], labels[queries]), every=5
+    )
+    resume = sk.callbacks.Resume(folder, minutes=minutes)
+    model.fit(
+        resume.batches(images, batch_size, seed),
+        epochs=epochs,
+        initial_epoch=resume.epoch,
+        shuffle=False,
+        callbacks=[probe, resume],
+    )
+    return model
+
+
+if __name__ == "__main__":
+    sk.recipes.command_line(run)
