@@ -1,6 +1,7 @@
 """Losses: one float32 value per sample, whatever the policy, with memory linear in the batch."""
 
 import math
+import numbers
 
 import keras
 from keras import ops
@@ -8,7 +9,7 @@ from keras import ops
 from star_keras import backend
 from star_keras.ops import l2_normalize, log_sum_exp_of_keys, log_sum_exp_of_others
 
-BLOCK_SIZE = 512
+BLOCK_SIZE = 384
 _LARGEST_PLAIN_EXPONENT = 30.0
 
 
@@ -26,7 +27,7 @@ class NTXent(keras.losses.Loss):
     a TensorFlow strategy the others are those of all replicas, with gradient.
 
     Args:
-        temperature: divides the cosine similarities, a positive number. Defaults to `0.2`.
+        temperature: divides the cosine similarities, positive and finite. Defaults to `0.2`.
         reduction: as in `keras.losses.Loss`. Defaults to `"sum_over_batch_size"`.
         name: name of the loss. Defaults to `"nt_xent"`.
 
@@ -40,15 +41,16 @@ class NTXent(keras.losses.Loss):
         until it runs and turns out to hold one pair has loss and gradient zero.
 
     Raises:
-        ValueError: if an argument is out of range, the sides do not have one shape `(n, d)`, or
+        ValueError: if the temperature is out of range, the sides do not have one shape `(n, d)`, or
             the batch is known to hold a single pair.
 
     Example:
 
+    >>> import numpy as np
     >>> loss = NTXent(temperature=0.5)
     >>> sides = np.eye(4, dtype="float32")
-    >>> round(float(loss(sides, sides)), 4)   # ln(1 + 6 exp(-2))
-    0.5946
+    >>> round(float(loss(sides, sides)), 4)  # ln(1 + 6 exp(-2))
+    0.5944
 
     Reference:
         Chen et al., A Simple Framework for Contrastive Learning of Visual Representations
@@ -56,16 +58,21 @@ class NTXent(keras.losses.Loss):
     """
 
     def __init__(self, temperature=0.2, reduction="sum_over_batch_size", name="nt_xent"):
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"`temperature` must be a positive number. Received: temperature={temperature}")
+        if not isinstance(temperature, numbers.Real) or not 0 < temperature < math.inf:
+            raise ValueError(
+                "`temperature` divides the similarities and must be a positive finite number, such as 0.2. "
+                f"Received: temperature={temperature!r}"
+            )
         super().__init__(name=name, reduction=reduction, dtype="float32")
         self.temperature = temperature
 
     def call(self, targets, predictions):
-        if len(targets.shape) != 2 or targets.shape[-1] != predictions.shape[-1]:
+        shapes = tuple(targets.shape), tuple(predictions.shape)
+        paired = [len(shape) for shape in shapes] == [2, 2]
+        if not paired or any(len({*sizes} - {None}) > 1 for sizes in zip(*shapes, strict=True)):
             raise ValueError(
                 "`targets` and `predictions` must be pairs of vectors of one shape (n, d). "
-                f"Received: shapes {tuple(targets.shape)} and {tuple(predictions.shape)}"
+                f"Received: shapes {shapes[0]} and {shapes[1]}"
             )
         if targets.shape[0] == 1 and backend.num_replicas() == 1:
             raise ValueError(

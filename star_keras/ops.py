@@ -45,7 +45,7 @@ def log_sum_exp_of_others(vectors, block_size=512):
     block = (count + 2 * half) // (2 * half + 1)
     ahead = half * block
     around, panel = block + 2 * ahead, block + ahead
-    later = ops.cast(ops.arange(block)[:, None] < ops.arange(panel), "float32")
+    later = ops.cast(ops.arange(block)[:, None] < ops.arange(block), "float32")
 
     def ring(array):
         padding = ops.zeros((array.shape[0], around - count), dtype="float32")
@@ -63,8 +63,8 @@ def log_sum_exp_of_others(vectors, block_size=512):
         return ops.slice_update(array, (0, first), cut(array, first, size) + update)
 
     def exponentials(columns, first):
-        own = ops.transpose(cut(columns, first, block))
-        return later * ops.exp(ops.matmul(own, cut(columns, first, panel)))
+        pairs = ops.exp(ops.matmul(ops.transpose(cut(columns, first, block)), cut(columns, first, panel)))
+        return ops.slice_update(pairs, (0, 0), later * pairs[:, :block])
 
     def forward(vectors):
         columns = ring(ops.transpose(vectors))

@@ -7,6 +7,7 @@ A new class needs one `case(...)` below. Run as a script, this file answers for 
 import importlib
 import importlib.util
 import sys
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import keras
 import numpy as np
 
 NAMESPACES = ("layers", "losses", "metrics", "augmentation", "models", "training")
+ABSTRACT = {"augmentation.Augmentation"}
 CASES = {}
 
 
@@ -50,11 +52,12 @@ class Case:
 
     @property
     def kind(self):
+        if self.call is not None:
+            return "function"
         if not isinstance(self.owner, type):
             return "model"
         bases = {"loss": keras.Loss, "metric": keras.Metric, "model": keras.Model, "layer": keras.Layer}
-        kind = next(kind for kind, base in bases.items() if issubclass(self.owner, base))
-        return "function" if kind == "layer" and self.call else kind
+        return next(kind for kind, base in bases.items() if issubclass(self.owner, base))
 
     @property
     def user_arguments(self):
@@ -199,33 +202,100 @@ case("layers.EquivariantPredictor", dict(residual=False), [floats(8, 4), floats(
 # --- losses ---------------------------------------------------------------------------------------
 
 case("losses.NTXent", dict(temperature=0.5), [floats(6, 4), floats(6, 4)])
-case("losses.NTXent", dict(reduction=None, block_size=4), [floats(6, 4), floats(6, 4)], name="blocks")
+case("losses.NTXent", dict(reduction=None), [floats(6, 4), floats(6, 4)], name="rows")
 
-# --- augmentation: `apply` and `encode` of given parameters ---------------------------------------
+# --- augmentation ---------------------------------------------------------------------------------
+
+
+
+def views(augmentation, images, draws):
+    """Views and codes that follow from given draws, so that every backend makes the same."""
+    draws = keras.ops.convert_to_tensor(draws[:, : augmentation.num_draws])
+    parameters = augmentation.parameters(draws, images.shape[1:])
+    return {"views": augmentation.apply(images, parameters), "code": augmentation.encode(parameters)}
+
+
+def augmentations(*names):
+    module = importlib.import_module("star_keras.augmentation")
+    return [getattr(module, name)(**AUGMENTATIONS[name]) for name in names]
+
+
+def uniform(*shape):
+    """Numbers from U(0, 1)."""
+    return lambda rng: rng.uniform(size=shape).astype("float32")
+
+
+AUGMENTATIONS = {
+    "RandomResizedCrop": dict(size=8, scale=(0.3, 1.0)),
+    "HorizontalFlip": dict(probability=0.7),
+    "ColorJitter": dict(hue=0.2),
+    "Grayscale": dict(probability=0.4),
+    "GaussianBlur": dict(kernel_size=3, sigma=(0.2, 1.0)),
+    "Solarize": dict(threshold=100.0),
+    "QuarterTurn": {},
+}
+for name, arguments in AUGMENTATIONS.items():
+    case(f"augmentation.{name}", arguments, [images(6, 12, 12, 3), uniform(6, 40)], call=views)
+case(
+    "augmentation.Compose",
+    lambda: dict(augmentations=augmentations("RandomResizedCrop", "GaussianBlur", "Grayscale")),
+    [images(6, 12, 12, 3), uniform(6, 40)],
+    call=views,
+)
 
 # --- models ---------------------------------------------------------------------------------------
+
+
+def backbone():
+    """The smallest image model that ends in features."""
+    inputs = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(keras.layers.Rescaling(1 / 255)(inputs))
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(maps))
+
+
+case("models.ResNet", dict(architecture="resnet20", input_shape=(8, 8, 3)), [images(4, 8, 8, 3)])
+case("models.Classifier", lambda: dict(backbone=backbone(), num_classes=3), [images(4, 8, 8, 3)])
 
 # --- training -------------------------------------------------------------------------------------
 
 
+def pretraining():
+    """The parts of a small pretraining model."""
+    layers = importlib.import_module("star_keras.layers")
+    projector = layers.RoutedExperts(4, num_experts=2, tasks=TASKS, hidden_units=(6,))
+    return dict(backbone=backbone(), augmentation=augmentations("HorizontalFlip")[0], projector=projector)
+
+
+case("training.STARPretraining", pretraining, [images(4, 8, 8, 3)], same_everywhere=False)
+
+
 def main(folder):
-    """Loads every saved case on this backend and writes outputs, and weights after one step."""
-    backend = keras.backend.backend()
+    """Computes every saved case on this backend; what fails leaves its traceback instead."""
     results = {}
     for identity, one in CASES.items():
-        weights = folder / f"{identity}.weights.h5"
-        if one.kind in ("layer", "model") and weights.exists():
-            rebuilt = one.model()
-            rebuilt.load_weights(weights)
-            loaded = keras.saving.load_model(folder / f"{identity}.keras")
-            record(results, f"{identity}/loaded", loaded(one.model_inputs(), training=False))
-            record(results, f"{identity}/rebuilt", rebuilt(one.model_inputs(), training=False))
-            if one.same_everywhere and rebuilt.trainable_variables:
-                one.train_one_step(rebuilt)
-                record(results, f"{identity}/trained", list(rebuilt.variables))
-        elif weights.name and exists(one.path):
-            record(results, f"{identity}/computed", one.run(one.make(), *one.arrays()))
-    np.savez(folder / f"{backend}.npz", **results)
+        if exists(one.path):
+            try:
+                results |= answer(identity, one, folder)
+            except Exception:
+                results[f"{identity}/error"] = np.array(traceback.format_exc())
+    np.savez(folder / f"{keras.backend.backend()}.npz", **results)
+
+
+def answer(identity, one, folder):
+    """Outputs with the saved weights, and the weights after one step from there."""
+    results = {}
+    if one.kind not in ("layer", "model"):
+        record(results, f"{identity}/computed", one.run(one.make(), *one.arrays()))
+        return results
+    loaded = keras.saving.load_model(folder / f"{identity}.keras")
+    record(results, f"{identity}/loaded", loaded(one.model_inputs(), training=False))
+    rebuilt = one.model()
+    rebuilt.load_weights(folder / f"{identity}.weights.h5")
+    record(results, f"{identity}/rebuilt", rebuilt(one.model_inputs(), training=False))
+    if one.same_everywhere and rebuilt.trainable_variables:
+        one.train_one_step(rebuilt)
+        record(results, f"{identity}/trained", list(rebuilt.variables))
+    return results
 
 
 def record(results, key, structure):

@@ -370,6 +370,8 @@ def test_route_and_expert_outputs_build_the_layer_and_take_symbolic_inputs():
     inputs = keras.Input((5,))
     assert layer.route(inputs)["equivariant"].shape == (None, 3)
     assert layer.expert_outputs(inputs).shape == (None, 3, 2)
+    shared = RoutedExperts(2, 3, TASKS, routing="shared")
+    assert shared.route(inputs)["equivariant"].shape == (None, 3)
 
 
 # --- sizes and initial weights --------------------------------------------------------------------
@@ -459,6 +461,15 @@ def test_a_seed_fixes_all_experts():
     for first, second, other in zip(kernels(1), kernels(1), kernels(2), strict=True):
         np.testing.assert_array_equal(first, second)
         assert np.abs(first - other).max() > 1e-3
+
+
+def test_no_two_kernels_that_share_a_seed_start_alike():
+    seeded = keras.initializers.GlorotUniform(seed=1)
+    layer = RoutedExperts(4, 4, TASKS, (4,), router_units=(4,), kernel_initializer=seeded)
+    layer.build((None, 4))
+    stacks = layer.expert_layers + layer.router_layers
+    kernels = np.concatenate([numbers(stack.kernel) for stack in stacks]).reshape(-1, 16)
+    assert kernels.shape == (12, 16) and len(np.unique(kernels.round(4), axis=0)) == 12
 
 
 def test_initializers_that_draw_nothing_fill_every_expert():

@@ -1,4 +1,4 @@
-"""Views and the numbers that describe them: each augmentation samples parameters, applies and encodes them."""
+"""Views and the numbers that describe them: an augmentation samples parameters, applies and encodes them."""
 
 from star_keras.augmentation.base import Augmentation
 from star_keras.augmentation.blur import GaussianBlur

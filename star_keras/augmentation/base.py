@@ -4,133 +4,29 @@ import keras
 import numpy as np
 from keras import ops
 
+from star_keras.augmentation.canvas import Canvas
 from star_keras.exceptions import ShapeError
 
 
-def per_image(values):
-    """Shapes `(batch, 1)` parameters so that they broadcast against `(batch, height, width)`."""
-    return ops.reshape(values, (-1, 1, 1))
-
-
-def checked_probability(probability):
-    if not 0 <= probability <= 1:
-        raise ValueError(f"`probability` must lie in [0, 1]. Received: probability={probability}")
-    return probability
-
-
-class Canvas:
-    """A batch of images on its way through one augmentation or several.
-
-    Resampling along the two axes is kept as one small matrix each and multiplied out only when the
-    pixels themselves are asked for, so that neighbours such as crop, flip and blur cost one pass.
-    Pixels are held channels-last or as one plane a channel; multiplying out switches between the
-    two at no extra cost.
-
-    Args:
-        images: `(batch, height, width, channels)` of any type, values in [0, 255].
-    """
-
-    def __init__(self, images):
-        if len(images.shape) != 4 or None in tuple(images.shape)[1:]:
-            raise ShapeError(
-                "Images must have the shape (batch, height, width, channels) with height, width and channels known. "
-                f"Received: shape={tuple(images.shape)}. Add the batch axis with images[None] if it is missing."
-            )
-        self.images_shape = tuple(images.shape)[1:]
-        self._images = ops.cast(images, "float32")
-        self._planes = None
-        self._rows = self._columns = None
-
-    def resample(self, rows, columns):
-        """Multiplies the height axis by `rows (batch, new, old)`, the width axis by `columns (batch, old, new)`."""
-        if self._rows is not None:
-            rows, columns = ops.matmul(rows, self._rows), ops.matmul(self._columns, columns)
-        self._rows, self._columns = rows, columns
-        self.images_shape = (rows.shape[1], columns.shape[2], self.images_shape[2])
-
-    def mirror(self, applied):
-        """Reverses the width axis of the images whose `applied (batch, 1)` is 1."""
-        applied = per_image(applied) > 0.5
-        if self._columns is not None:
-            self._columns = ops.where(applied, ops.flip(self._columns, axis=2), self._columns)
-        elif self._planes is not None:
-            self._planes = [ops.where(applied, ops.flip(plane, axis=2), plane) for plane in self._planes]
-        else:
-            self._images = ops.where(applied[..., None], ops.flip(self._images, axis=2), self._images)
-
-    @property
-    def planes(self):
-        """The channels, a list of `(batch, height, width)`."""
-        if self._planes is None and self._rows is not None:
-            self._multiply()
-        if self._planes is None:
-            self._planes = _split(ops.transpose(self._images, (3, 0, 1, 2)))
-        elif self._rows is not None:
-            self._multiply()
-            return self.planes
-        self._images = None
-        return self._planes
-
-    @planes.setter
-    def planes(self, planes):
-        self._planes, self._images = list(planes), None
-
-    @property
-    def images(self):
-        """The batch, `(batch, height, width, channels)`."""
-        if self._planes is not None and self._rows is not None:
-            self._multiply()
-        if self._planes is not None:
-            self._images = ops.transpose(ops.stack(self._planes), (1, 2, 3, 0))
-            self._planes = None
-        elif self._rows is not None:
-            self._multiply()
-            return self.images
-        return self._images
-
-    @images.setter
-    def images(self, images):
-        self.images_shape = tuple(images.shape)[1:]
-        self._images, self._planes = images, None
-
-    def _multiply(self):
-        rows, columns, self._rows, self._columns = self._rows, self._columns, None, None
-        channels = self.images_shape[2]
-        if self._planes is None:
-            _, height, width, _ = self._images.shape
-            images = ops.matmul(rows, ops.reshape(self._images, (-1, height, width * channels)))
-            images = ops.reshape(images, (-1, rows.shape[1], width, channels))
-            planes = _split(ops.transpose(images, (3, 0, 1, 2)))
-            self._planes, self._images = [ops.matmul(plane, columns) for plane in planes], None
-        else:
-            _, height, _ = self._planes[0].shape
-            images = ops.stack([ops.matmul(plane, columns) for plane in self._planes])
-            images = ops.reshape(ops.transpose(images, (1, 2, 3, 0)), (-1, height, columns.shape[2] * channels))
-            self._images = ops.reshape(ops.matmul(rows, images), (-1, *self.images_shape))
-            self._planes = None
-
-
-def _split(planes):
-    return [planes[channel] for channel in range(planes.shape[0])]
-
-
 class Augmentation(keras.layers.Layer):
-    """Makes views in three steps: `sample` the parameters, `apply` them, `encode` them as numbers.
+    """Makes views in three steps: `sample` parameters, `apply` them, `encode` them as numbers.
 
     The parameters are the only randomness: `apply` gives the same view for the same parameters, bit
-    for bit. They are a dictionary of float32 tensors `(batch, k)`, one row an image, so that rows may
-    be sliced, mixed and kept. Everything is float32 whatever the dtype policy, since half precision
-    would round pixel positions.
+    for bit. They are a dictionary of float32 tensors `(batch, k)`, one row an image, so rows may be
+    sliced, mixed and kept. Everything is float32 whatever the dtype policy: half precision would round
+    pixel positions.
 
-    Images are `(batch, height, width, channels)` of any type with values in [0, 255]; views are
-    float32 in the same range.
+    Images are `(batch, height, width, channels)` of any type with values in [0, 255]; views are float32
+    in the same range. Called as a layer, an augmentation samples from a seed of its own while training, and
+    otherwise passes the images on, resized where views have a size of their own.
 
-    A subclass sets `columns`, `parameter_names` and `num_draws` and writes `parameters`, `encode`, `raw_moments` and either
-    `apply` or `transform`.
+    A subclass names its `parameter_names`, `columns` and `num_draws` (numbers from U(0, 1) an image) and
+    writes `from_uniform`, `raw_moments` and either `apply` or `transform`; `encode` and
+    `compute_output_shape` where the defaults, all parameters side by side and the same shape, do not fit.
 
     Args:
-        seed: int, what the draws of `augmentation(images)` follow. `sample` takes its own seed. Defaults
-            to None, another sequence each time.
+        seed: int or None; what calls as a layer draw from. `sample` takes its own seed. Defaults to None:
+            other views in each run.
 
     Example:
 
@@ -138,13 +34,14 @@ class Augmentation(keras.layers.Layer):
     >>> images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype="uint8")
     >>> augmentation = sk.augmentation.star_views(32)
     >>> parameters = augmentation.sample(4, (32, 32, 3), seed=0)
-    >>> views = augmentation.apply(images, parameters)
-    >>> tuple(views.shape), tuple(augmentation.encode(parameters).shape)
-    ((4, 32, 32, 3), (4, 11))
+    >>> tuple(augmentation.apply(images, parameters).shape)
+    (4, 32, 32, 3)
+    >>> tuple(augmentation.encode(parameters).shape)
+    (4, 11)
     """
 
-    columns = ()
     parameter_names = ()
+    columns = ()
     num_draws = 0
 
     def __init__(self, seed=None, **kwargs):
@@ -162,25 +59,25 @@ class Augmentation(keras.layers.Layer):
                 moves on. An int captured in a jitted step would freeze the views.
 
         Returns:
-            A dictionary of float32 tensors `(batch_size, k)`. The first rows of a larger batch are
-            those of a smaller one.
+            A dictionary of float32 tensors `(batch_size, k)`, every number drawn independently of the
+            others. The rows of a small batch are the first rows of a large one.
 
         Raises:
-            ShapeError: the images cannot be augmented; the message names the smallest size.
+            ValueError: `seed` is neither.
+            ShapeError: such images cannot be augmented.
         """
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer, keras.random.SeedGenerator)):
-            raise ValueError(f"`seed` must be an int or a keras.random.SeedGenerator. Received: seed={seed!r}")
-        if len(image_shape) != 3 or None in tuple(image_shape) or min(image_shape) < 1:
-            raise ShapeError(
-                "`image_shape` must be three known, positive sizes (height, width, channels). "
-                f"Received: image_shape={tuple(image_shape)}"
+        is_int = isinstance(seed, int | np.integer) and not isinstance(seed, bool) and 0 <= seed < 2**32
+        if not is_int and not isinstance(seed, keras.random.SeedGenerator):
+            raise ValueError(
+                "`seed` must be an int in [0, 2**32) or a keras.random.SeedGenerator. "
+                f"Received: seed={seed!r}"
             )
-        if isinstance(seed, np.integer):
-            seed = int(seed)
+        image_shape = _checked_shape(image_shape)
+        seed = int(seed) if is_int else seed
         uniform = keras.random.uniform((batch_size, self.num_draws), dtype="float32", seed=seed)
-        return self.parameters(uniform, tuple(image_shape))
+        return self.from_uniform(uniform, image_shape)
 
-    def parameters(self, uniform, image_shape):
+    def from_uniform(self, uniform, image_shape):
         """Turns independent draws from U(0, 1) into parameters.
 
         Args:
@@ -197,17 +94,29 @@ class Augmentation(keras.layers.Layer):
 
         Args:
             images: `(batch, height, width, channels)`, values in [0, 255].
-            parameters: what `sample` returned, or rows of it.
+            parameters: what `sample` returned, or as many rows of it as there are images.
 
         Returns:
             Views, float32 in [0, 255].
+
+        Raises:
+            ValueError: a parameter is missing.
+            ShapeError: images and parameters differ in number, or the images cannot be augmented.
         """
-        canvas = Canvas(ops.convert_to_tensor(images))
+        images = ops.convert_to_tensor(images)
+        canvas = Canvas(images)
+        parameters = self._float32(parameters)
+        for name, values in parameters.items():
+            if None not in (values.shape[0], images.shape[0]) and values.shape[0] != images.shape[0]:
+                raise ShapeError(
+                    f"Each image needs one row of parameters. Received: {images.shape[0]} images and "
+                    f"{values.shape[0]} rows of {name!r}. Sample for this batch, or slice the rows."
+                )
         self.transform(canvas, parameters)
         return canvas.images
 
     def transform(self, canvas, parameters):
-        """Does on a `Canvas` what `apply` does on images; `Compose` calls this."""
+        """Does on a `Canvas` what `apply` does on images; this is what `Compose` calls."""
         canvas.images = self.apply(canvas.images, parameters)
 
     def encode(self, parameters):
@@ -216,7 +125,7 @@ class Augmentation(keras.layers.Layer):
         Returns:
             float32 tensor `(batch, len(columns))`; `columns` names its entries.
         """
-        raise NotImplementedError
+        return ops.concatenate(list(self._float32(parameters).values()), axis=1)
 
     def moments(self, image_shape):
         """Means and standard deviations of the encoded columns under `sample`.
@@ -225,15 +134,15 @@ class Augmentation(keras.layers.Layer):
             image_shape: static `(height, width, channels)` of the images.
 
         Returns:
-            `(mean, std)`, float32 arrays of length `len(columns)`. A column that never varies has
-            the standard deviation 1, so that dividing by it is safe.
+            `(mean, std)`, float32 arrays of length `len(columns)`. A column that never varies has the
+            standard deviation 1, so that dividing by it is safe.
         """
-        mean, variance = self.raw_moments(tuple(image_shape))
+        mean, variance = self.raw_moments(_checked_shape(image_shape))
         std = np.sqrt(variance)
         return np.asarray(mean, "float32"), np.where(std > 1e-6, std, 1).astype("float32")
 
     def raw_moments(self, image_shape):
-        """`(mean, variance)` of the encoded columns, sequences of floats."""
+        """`(mean, variance)` of the encoded columns, two sequences of floats."""
         raise NotImplementedError
 
     def build(self, images_shape):
@@ -242,8 +151,11 @@ class Augmentation(keras.layers.Layer):
 
     def call(self, images, training=True):
         if not training:
-            return ops.cast(images, "float32")
-        parameters = self.sample(ops.shape(images)[0], tuple(images.shape)[1:], self.seed_generator)
+            images, size = ops.cast(images, "float32"), self.compute_output_shape(images.shape)[1:3]
+            if tuple(images.shape[1:3]) == size:
+                return images
+            return ops.image.resize(images, size, antialias=True, data_format="channels_last")
+        parameters = self.sample(ops.shape(images)[0], images.shape[1:], self.seed_generator)
         return self.apply(images, parameters)
 
     def compute_output_shape(self, images_shape):
@@ -252,10 +164,58 @@ class Augmentation(keras.layers.Layer):
     def get_config(self):
         return {**super().get_config(), "seed": self.seed}
 
+    def _float32(self, parameters):
+        missing = [name for name in self.parameter_names if name not in parameters]
+        if missing:
+            raise ValueError(
+                f"`{type(self).__name__}` needs the parameters {list(self.parameter_names)}. "
+                f"Received: {sorted(parameters)}, without {missing}. `sample` draws all of them."
+            )
+        return {name: ops.convert_to_tensor(parameters[name], "float32") for name in self.parameter_names}
+
+
+class Sometimes(Augmentation):
+    """An augmentation that either happens to an image or does not: its one parameter is 1 or 0.
+
+    Args:
+        probability: share of the images it happens to.
+    """
+
+    num_draws = 1
+
+    def __init__(self, probability, **kwargs):
+        super().__init__(**kwargs)
+        self.probability = checked_probability(probability)
+
+    def from_uniform(self, uniform, image_shape):
+        return {self.parameter_names[0]: ops.cast(uniform < self.probability, "float32")}
+
+    def raw_moments(self, image_shape):
+        return [self.probability], [self.probability * (1 - self.probability)]
+
+    def get_config(self):
+        return {**super().get_config(), "probability": self.probability}
+
+
+def checked_probability(probability):
+    if not 0 <= probability <= 1:
+        raise ValueError(f"`probability` must lie in [0, 1]. Received: probability={probability}")
+    return probability
+
 
 def mixture_moments(probability, low, high, otherwise):
-    """Mean and variance of U(low, high) with the given probability, else the constant `otherwise`."""
+    """Mean and variance of U(low, high) with the given probability, else of the constant `otherwise`."""
     middle, spread = (low + high) / 2, (high - low) ** 2 / 12
     mean = probability * middle + (1 - probability) * otherwise
     variance = probability * (spread + (middle - mean) ** 2) + (1 - probability) * (otherwise - mean) ** 2
     return mean, variance
+
+
+def _checked_shape(image_shape):
+    shape = tuple(image_shape)
+    if len(shape) != 3 or None in shape or min(shape) < 1:
+        raise ShapeError(
+            "`image_shape` must be three known, positive sizes (height, width, channels). "
+            f"Received: image_shape={shape}"
+        )
+    return shape

@@ -1,4 +1,4 @@
-"""Gaussian blur with one strength for each image."""
+"""Gaussian blur, of a strength of its own for each image."""
 
 import functools
 
@@ -15,26 +15,26 @@ class GaussianBlur(Augmentation):
     """Blurs each image with a Gaussian of its own width, reflecting the image at its borders.
 
     Args:
-        kernel_size: number of pixels under the Gaussian along each axis, odd.
+        kernel_size: pixels under the Gaussian along each axis, odd.
         sigma: least and greatest standard deviation in pixels. Defaults to `(0.1, 2.0)`.
         probability: share of the images that are blurred. Defaults to 0.5.
 
-    Parameters: `sigma`, `(batch, 1)`: the standard deviation, 0 where not blurred. Encoded as it is.
+    Parameters: `sigma`, `(batch, 1)`: the standard deviation, 0 where not blurred, encoded as it is.
 
     Raises:
-        ShapeError: an image is smaller than half the kernel, so that there is nothing to reflect.
+        ShapeError: the images are not larger than half the kernel, so there is too little to reflect.
 
     Example:
 
     >>> import numpy as np, star_keras as sk
     >>> blur = sk.augmentation.GaussianBlur(3)
     >>> image = np.array([0.0, 0.0, 255.0, 0.0, 0.0]) * np.ones((1, 5, 1))
-    >>> np.round(blur.apply(image[..., None], {"sigma": np.ones((1, 1))})[0, 0, :, 0]).tolist()
+    >>> view = blur.apply(image[..., None], {"sigma": np.ones((1, 1))})
+    >>> np.round(view[0, 0, :, 0]).tolist()
     [0.0, 70.0, 115.0, 70.0, 0.0]
     """
 
-    columns = ("sigma",)
-    parameter_names = ("sigma",)
+    parameter_names = columns = ("sigma",)
     num_draws = 2
 
     def __init__(self, kernel_size, sigma=(0.1, 2.0), probability=0.5, **kwargs):
@@ -42,34 +42,29 @@ class GaussianBlur(Augmentation):
         if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"`kernel_size` must be a positive odd int. Received: kernel_size={kernel_size}")
         if len(sigma) != 2 or not 0 < sigma[0] <= sigma[1]:
-            raise ValueError(f"`sigma` must be (least, greatest) with 0 < least <= greatest. Received: sigma={sigma}")
+            raise ValueError(
+                f"`sigma` must be (least, greatest), 0 < least <= greatest. Received: sigma={sigma}"
+            )
         self.kernel_size = kernel_size
         self.sigma = sigma
         self.probability = checked_probability(probability)
 
-    def parameters(self, uniform, image_shape):
+    def from_uniform(self, uniform, image_shape):
+        self._check(image_shape)
         low, high = self.sigma
         sigma = low + (high - low) * uniform[:, :1]
         return {"sigma": ops.where(uniform[:, 1:] < self.probability, sigma, 0.0)}
 
     def transform(self, canvas, parameters):
         height, width, _ = canvas.images_shape
+        self._check(canvas.images_shape)
         radius = self.kernel_size // 2
-        if min(height, width) <= radius:
-            raise ShapeError(
-                f"A blur over {self.kernel_size} pixels needs images of at least {radius + 1} x {radius + 1}. "
-                f"Received: image_shape={canvas.images_shape}. Use larger images or a smaller `kernel_size`."
-            )
-        sigma = ops.maximum(ops.cast(parameters["sigma"], "float32"), 1e-3)
-        distances = np.arange(radius + 1, dtype="float32")[None]
-        weights = ops.exp(-0.5 * ops.square(distances / sigma))
+        distances = ops.arange(radius + 1, dtype="float32") / ops.maximum(parameters["sigma"], 1e-3)
+        weights = ops.exp(-0.5 * ops.square(distances))
         weights = weights / (2 * ops.sum(weights, axis=1, keepdims=True) - 1)
-        rows = ops.matmul(weights, _taps(height, radius).reshape((radius + 1, -1)))
-        columns = ops.matmul(weights, _taps(width, radius).transpose((0, 2, 1)).reshape((radius + 1, -1)))
-        canvas.resample(ops.reshape(rows, (-1, height, height)), ops.reshape(columns, (-1, width, width)))
-
-    def encode(self, parameters):
-        return parameters["sigma"]
+        rows = ops.tensordot(weights, _reflected(height, radius), axes=1)
+        columns = ops.tensordot(weights, _reflected(width, radius).transpose((0, 2, 1)), axes=1)
+        canvas.resample(rows, columns)
 
     def raw_moments(self, image_shape):
         mean, variance = mixture_moments(self.probability, *self.sigma, 0.0)
@@ -79,14 +74,22 @@ class GaussianBlur(Augmentation):
         config = {"kernel_size": self.kernel_size, "sigma": self.sigma, "probability": self.probability}
         return {**super().get_config(), **config}
 
+    def _check(self, image_shape):
+        least = self.kernel_size // 2 + 1
+        if min(image_shape[:2]) < least:
+            raise ShapeError(
+                f"A blur over {self.kernel_size} pixels needs images of at least {least} x {least}. "
+                f"Received: image_shape={tuple(image_shape)}. Use a smaller `kernel_size`."
+            )
+
 
 @functools.lru_cache(maxsize=16)
-def _taps(size, radius):
-    """`taps[d, i, j]`: how often pixel j lies at distance d from pixel i once the border is reflected."""
-    taps = np.zeros((radius + 1, size, size), "float32")
+def _reflected(size, radius):
+    """`[d, i, j]`: how often pixel j lies at distance d from pixel i, the border being a mirror."""
+    counts = np.zeros((radius + 1, size, size), "float32")
     pixels = np.arange(size)
     for offset in range(-radius, radius + 1):
-        source = np.abs(pixels + offset)
-        source = np.where(source >= size, 2 * (size - 1) - source, source)
-        np.add.at(taps, (abs(offset), pixels, source), 1)
-    return taps
+        neighbours = np.abs(pixels + offset)
+        neighbours = np.where(neighbours < size, neighbours, 2 * (size - 1) - neighbours)
+        counts[abs(offset), pixels, neighbours] += 1
+    return counts

@@ -14,14 +14,14 @@ from star_keras.augmentation.geometric import HorizontalFlip, RandomResizedCrop
 class Compose(Augmentation):
     """Applies augmentations one after the other, as one pass over the batch.
 
-    Neighbours that resample, such as crop, flip and blur, are merged into one matrix an axis; the
-    result is that of applying them one after the other, up to rounding.
+    Neighbours that resample, such as crop, flip and blur, are merged into one matrix an axis; the result is
+    that of applying one after the other, up to rounding.
 
     Args:
-        augmentations: list of `Augmentation`. Where two of them draw a parameter or name a column alike, the
-            later one's gets a number, as in `solarize_2`.
+        augmentations: list of `Augmentation`, at least one.
 
-    Parameters: those of all augmentations. The encoding puts theirs side by side.
+    Parameters: those of all augmentations, encoded side by side. Where two share the name of a parameter or
+    of a column, the later gets a number, as in `solarize_2`.
 
     Example:
 
@@ -44,20 +44,21 @@ class Compose(Augmentation):
 
     @property
     def parameter_names(self):
-        return tuple(name for names in self._names for name in names)
+        return tuple(name for group in self._names for name in group)
 
     @property
     def columns(self):
-        return tuple(name for names in _distinct([one.columns for one in self.augmentations]) for name in names)
+        names = _distinct([one.columns for one in self.augmentations])
+        return tuple(name for group in names for name in group)
 
     @property
     def num_draws(self):
         return sum(one.num_draws for one in self.augmentations)
 
-    def parameters(self, uniform, image_shape):
+    def from_uniform(self, uniform, image_shape):
         parameters, start, shape = {}, 0, (None, *image_shape)
         for one, names in zip(self.augmentations, self._names, strict=True):
-            own = one.parameters(uniform[:, start : start + one.num_draws], shape[1:])
+            own = one.from_uniform(uniform[:, start : start + one.num_draws], shape[1:])
             parameters.update({name: own[key] for name, key in zip(names, one.parameter_names, strict=True)})
             start, shape = start + one.num_draws, one.compute_output_shape(shape)
         return parameters
@@ -67,6 +68,7 @@ class Compose(Augmentation):
             one.transform(canvas, own)
 
     def encode(self, parameters):
+        parameters = self._float32(parameters)
         return ops.concatenate([one.encode(own) for one, own in self._each(parameters)], axis=1)
 
     def raw_moments(self, image_shape):
@@ -91,9 +93,8 @@ class Compose(Augmentation):
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        config["augmentations"] = [keras.saving.deserialize_keras_object(one) for one in config["augmentations"]]
-        return cls(**config)
+        augmentations = [keras.saving.deserialize_keras_object(one) for one in config["augmentations"]]
+        return cls(**{**config, "augmentations": augmentations})
 
 
 def _distinct(groups):
@@ -133,4 +134,5 @@ def star_views(size):
     if not isinstance(size, int) or size < 2:
         raise ValueError(f"`size` must be an int of at least 2. Received: size={size}")
     kernel_size = max(3, 2 * round((size / 10 - 1) / 2) + 1)
-    return Compose([RandomResizedCrop(size), HorizontalFlip(), ColorJitter(), Grayscale(), GaussianBlur(kernel_size)])
+    crop, blur = RandomResizedCrop(size), GaussianBlur(kernel_size)
+    return Compose([crop, HorizontalFlip(), ColorJitter(), Grayscale(), blur])

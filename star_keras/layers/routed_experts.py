@@ -141,8 +141,8 @@ class RoutedExperts(keras.layers.Layer):
         )
 
     def call(self, inputs, training=None):
-        experts = ops.cast(self._experts(inputs, training), "float32")
-        mixtures = ops.einsum("tbe,ebu->tbu", self._gates(inputs), experts)
+        experts = ops.cast(self.expert_outputs(inputs, training), "float32")
+        mixtures = ops.matmul(self._gates(inputs), experts)
         return self._by_task(ops.cast(mixtures, self.compute_dtype))
 
     def route(self, inputs):
@@ -169,17 +169,13 @@ class RoutedExperts(keras.layers.Layer):
             `(batch, num_experts, units)` in the compute dtype.
         """
         self._build_for(inputs)
-        return ops.transpose(self._experts(inputs, training), (1, 0, 2))
-
-    def _experts(self, inputs, training):
-        """Outputs of the experts, `(num_experts, batch, units)`."""
         outputs = ops.cast(inputs, self.compute_dtype)
         for index in range(len(self.hidden_units)):
             outputs = self.expert_layers[index](outputs)
             if self.batch_norm:
                 outputs = self._normalize(self.normalizations[index], outputs, training)
             outputs = ops.relu(outputs)
-        return self.expert_layers[-1](outputs)
+        return ops.transpose(self.expert_layers[-1](outputs), (1, 0, 2))
 
     def _normalize(self, normalization, inputs, training):
         """Normalises each expert's columns: `(num_experts, batch, width)` in and out."""
@@ -189,23 +185,24 @@ class RoutedExperts(keras.layers.Layer):
         return ops.transpose(ops.reshape(rows, (-1, experts, width)), (1, 0, 2))
 
     def _gates(self, inputs):
-        """Gates of all tasks in float32, `(tasks, batch, num_experts)`."""
+        """Gates of all tasks in float32, `(batch, tasks, num_experts)`."""
         if not self.router_layers:
-            return self._constant_gates(ops.shape(inputs)[0])
+            return self._constant_gates(inputs)
         logits = ops.cast(inputs, "float32")
         for layer in self.router_layers[:-1]:
             logits = ops.relu(layer(logits))
-        gates = ops.softmax(self.router_layers[-1](logits), axis=-1)
+        logits = ops.transpose(self.router_layers[-1](logits), (1, 0, 2))
+        gates = ops.softmax(logits, axis=-1)
         return gates if self.top_k is None else self._keep_largest(gates)
 
-    def _constant_gates(self, batch_size):
+    def _constant_gates(self, inputs):
         num_tasks = len(self.tasks or (None,))
         gates = ops.eye(num_tasks, self.num_experts, dtype="float32")
         if self.routing == "learned":
             gates = ops.ones((num_tasks, 1), dtype="float32")
         if self.routing == "shared":
             gates = gates + ops.one_hot(num_tasks, self.num_experts, dtype="float32")
-        return ops.broadcast_to(ops.expand_dims(gates, 1), (num_tasks, batch_size, self.num_experts))
+        return gates + ops.zeros_like(ops.expand_dims(inputs[:, :1], 1), dtype="float32")
 
     def _keep_largest(self, gates):
         _, indices = ops.top_k(gates, self.top_k)
@@ -213,10 +210,10 @@ class RoutedExperts(keras.layers.Layer):
         return kept / ops.sum(kept, axis=-1, keepdims=True)
 
     def _by_task(self, stack):
-        """Splits the leading axis into the structure that `call` and `route` return."""
+        """Splits the axis of tasks, the second, into the structure that `call` and `route` return."""
         if self.tasks is None:
-            return stack[0]
-        return {task: stack[index] for index, task in enumerate(self.tasks)}
+            return stack[:, 0]
+        return {task: stack[:, index] for index, task in enumerate(self.tasks)}
 
     def _build_for(self, inputs):
         if not self.built:

@@ -30,7 +30,8 @@ class Classifier(ImageModel):
 
     Example:
 
-    >>> classifier = Classifier(ResNet("resnet20", input_shape=(32, 32, 3)), num_classes=10)
+    >>> import star_keras as sk
+    >>> classifier = Classifier(sk.models.create("resnet20", input_shape=(32, 32, 3)), num_classes=10)
     >>> classifier.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
     >>> classifier.output_shape
     (None, 10)
@@ -38,7 +39,9 @@ class Classifier(ImageModel):
 
     def __init__(self, backbone, num_classes, classifier_activation="softmax", name=None, **kwargs):
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"`num_classes` must be a positive integer. Received: num_classes={num_classes!r}")
+            raise ValueError(
+                f"`num_classes` must be a positive integer. Received: num_classes={num_classes!r}"
+            )
         head = layers.Dense(
             num_classes,
             activation=classifier_activation,

@@ -46,6 +46,13 @@ def read_json(path):
     return content
 
 
+def to_json(content):
+    """A dict as readable JSON, each list of numbers on one line."""
+    text = json.dumps(content, indent=2, allow_nan=False)
+    lines = re.sub(r'\[\n([^][{}"]*)\n *\]', lambda match: f"[{' '.join(match[1].split())}]", text)
+    return lines + "\n"
+
+
 def _distinct_keys(pairs):
     result = dict(pairs)
     if len(result) < len(pairs):
@@ -94,10 +101,13 @@ def validate(config, options, required=(), where=""):
         raise ConfigError(
             f"Unknown key `{where}{shorten(unknown[0])}`. Expected some of: {', '.join(sorted(options))}."
         )
+    checked = {key: options[key](where + key, value) for key, value in config.items()}
     missing = [key for key in required if key not in config]
     if missing:
-        raise ConfigError(f"Missing key `{where}{missing[0]}`. Received: {', '.join(sorted(config)) or 'no keys'}.")
-    return {key: options[key](where + key, value) for key, value in config.items()}
+        raise ConfigError(
+            f"Missing key `{where}{missing[0]}`. Received: {', '.join(sorted(config)) or 'no keys'}."
+        )
+    return checked
 
 
 def integer(low, high):
@@ -141,9 +151,9 @@ def choice(*names):
 
 
 def identifier(key, value):
-    """The check for names: a letter, then at most 63 letters, digits and underscores."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", value):
-        raise wrong(key, "a name of at most 64 letters, digits and underscores, the first a letter", value)
+    """The check for names: a letter, then at most 63 letters, digits, dots, dashes and underscores."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", value):
+        raise wrong(key, "a name of at most 64 letters, digits, '_', '-' and '.', the first a letter", value)
     return value
 
 
@@ -175,7 +185,9 @@ def sequence(check_item, low, high):
 
     def check(key, value):
         if not isinstance(value, (list, tuple)) or not low <= len(value) <= high:
-            raise wrong(key, f"a list of {low} to {high} items" if low < high else f"a list of {low} items", value)
+            raise wrong(
+                key, f"a list of {low} to {high} items" if low < high else f"a list of {low} items", value
+            )
         return [check_item(f"{key}[{index}]", item) for index, item in enumerate(value)]
 
     return check
@@ -209,13 +221,14 @@ def float_policy(dtype=None):
     """The dtype policy of a model, or of the global setting for None.
 
     Raises:
-        ValueError: unless it computes with floating-point numbers and without quantisation.
+        ConfigError: unless it keeps variables in float32 or float64 and is not quantised.
     """
     policy = keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)
-    if policy.quantization_mode is not None or "float" not in (policy.compute_dtype or ""):
+    if policy.quantization_mode is not None or policy.variable_dtype not in ("float32", "float64"):
         raise ConfigError(
-            "The dtype policy must be a floating-point one, such as 'float32' or 'mixed_bfloat16'. "
-            f"Received: {policy.name!r}. Make the model in floating point first; `model.quantize` comes after."
+            "The dtype policy must be 'float32', 'float64', 'mixed_bfloat16' or 'mixed_float16': batch "
+            f"statistics need more than 16 bits. Received: {policy.name!r}. For integers, make the model in "
+            "float32 first and use `model.quantize`."
         )
     return policy
 

@@ -1,7 +1,6 @@
 """Trained models from the zoo or a folder, and models into folders."""
 
 import dataclasses
-import json
 import os
 import secrets
 import shutil
@@ -36,7 +35,7 @@ FILE_OPTIONS = {"bytes": checks.integer(1, 2**40), "sha256": checks.sha256}
 TOP_OPTIONS = {
     "format": checks.integer(1, FORMAT),
     "star_keras": checks.version,
-    "architecture": lambda key, value: value if registry.architecture(value) else None,
+    "architecture": registry.known_architecture,
     "config": checks.plain_object,
     "weights": checks.mapping(FILE_OPTIONS, required=FILE_OPTIONS),
 }
@@ -57,7 +56,9 @@ class _Source:
         if self.file is not None:
             weight_files.check_file(self.path, self.file["bytes"], self.file["sha256"])
         elif not self.path.is_file():
-            raise IntegrityError(f"{self.path.parent} must hold {WEIGHTS_NAME}. Received: a folder without it.")
+            raise IntegrityError(
+                f"{self.path.parent} must hold {WEIGHTS_NAME}. Received: a folder without it."
+            )
         weight_files.read(self.path, model, group)
 
     @property
@@ -111,7 +112,8 @@ def load(name_or_folder, weights=True, num_classes=None, part="backbone", **over
     source = _find(name_or_folder)
     if part not in source.parts:
         raise ValueError(
-            f"`part` must be one of {', '.join(map(repr, source.parts))} for {source.label}. Received: part={part!r}"
+            f"`part` must be one of {', '.join(map(repr, source.parts))} for {source.label}. "
+            f"Received: part={part!r}"
         )
     if num_classes is not None and part != "backbone":
         raise ValueError(
@@ -184,7 +186,8 @@ def save(model, folder, float16=False, overwrite=False):
 def _write(model, architecture, config, folder, float16):
     path = folder / WEIGHTS_NAME
     weight_files.write(path, model, float16)
-    weight_files.read(path, registry.create(architecture, dtype=model.dtype_policy, **config))  # what is saved loads
+    again = registry.create(architecture, dtype=model.dtype_policy, **config)
+    weight_files.read(path, again)  # what is saved can be loaded
     content = {
         "format": FORMAT,
         "star_keras": __version__,
@@ -192,7 +195,7 @@ def _write(model, architecture, config, folder, float16):
         "config": config,
         "weights": {"bytes": path.stat().st_size, "sha256": weight_files.file_hash(path)},
     }
-    write_text(folder / CONFIG_NAME, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(folder / CONFIG_NAME, checks.to_json(content))
 
 
 def write_text(path, text):
@@ -245,27 +248,32 @@ def _find(name_or_folder):
 def _read_folder(text):
     _refuse_file_types(text)
     folder = Path(text)
-    if len(text) > 4000 or "\0" in text or not folder.is_dir():
+    if not os.path.isdir(text):
         raise PresetError(
-            f"Expected the name of a preset or an existing folder. Received: {checks.shorten(text)!r}, which is no "
-            "folder. `star_keras.models.list()` gives the names of all presets."
+            f"Expected the name of a preset or an existing folder. Received: {checks.shorten(text)!r}, "
+            "which is no folder. `star_keras.models.list()` gives the names of all presets."
         )
     path = folder / CONFIG_NAME
     if not path.is_file():
-        raise IntegrityError(f"{folder} must hold {CONFIG_NAME} and {WEIGHTS_NAME}. Received: no {CONFIG_NAME}.")
+        raise IntegrityError(
+            f"{folder} must hold {CONFIG_NAME} and {WEIGHTS_NAME}. Received: no {CONFIG_NAME}."
+        )
     content = checks.read_json(path)
     format_ = content.get("format")
     if isinstance(format_, int) and format_ > FORMAT:
         raise ConfigError(
-            f"{path} has format {format_} and needs star_keras >= {checks.shorten(str(content.get('star_keras')))}. "
-            f"Received: star_keras {__version__}, which reads formats up to {FORMAT}. Upgrade star_keras."
+            f"{path} has format {format_} and needs star_keras >= "
+            f"{checks.shorten(str(content.get('star_keras')))}. Received: star_keras {__version__}, "
+            f"which reads formats up to {FORMAT}. Upgrade star_keras."
         )
     try:
         content = checks.validate(content, TOP_OPTIONS, TOP_REQUIRED)
         config = registry.architecture(content["architecture"]).check(content["config"], where="config.")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return _Source(f"{folder}", content["architecture"], config, folder / WEIGHTS_NAME, content.get("weights"))
+    return _Source(
+        f"{folder}", content["architecture"], config, folder / WEIGHTS_NAME, content.get("weights")
+    )
 
 
 def _refuse_file_types(text):

@@ -19,6 +19,8 @@ class ImageModel(keras.Model):
     minimum_size = 1
 
     def __call__(self, images, *args, **kwargs):
+        if isinstance(images, (list, tuple)) and len(images) == 1:
+            images = images[0]  # Keras spells one input both ways
         images = images if hasattr(images, "shape") else np.asarray(images)
         check_images(images.shape, self.input_shape, self.minimum_size)
         if not kwargs.get("training"):
@@ -82,7 +84,7 @@ def warn_if_scaled(images):
     if isinstance(images, keras.KerasTensor) or "float" not in keras.backend.standardize_dtype(images.dtype):
         return
     try:
-        peak = np.max(keras.ops.convert_to_numpy(images), initial=0)
+        peak = np.max(np.asarray(images), initial=0)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return  # a tensor that is being traced has no values yet
     if 0 < peak <= 1:

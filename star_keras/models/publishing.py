@@ -1,7 +1,6 @@
 """Presets into the catalogue, written by a program so that no hash or size can be mistyped."""
 
 import dataclasses
-import json
 import re
 
 import keras
@@ -10,7 +9,8 @@ import numpy as np
 from star_keras import data
 from star_keras.exceptions import IntegrityError
 from star_keras.models import registry
-from star_keras.models.folders import CONFIG_NAME, FORMAT, WEIGHTS_NAME, load, save, write_text
+from star_keras.models.config import to_json
+from star_keras.models.folders import FORMAT, WEIGHTS_NAME, load, save, write_text
 from star_keras.models.weights import file_hash
 
 NUM_IMAGES, NUM_DIMENSIONS = 8, 16
@@ -49,12 +49,14 @@ def publish(model, name, *, description, task, training_data, license, results, 
     relative = f"{folder}/{WEIGHTS_NAME}"
     if name in catalogue.presets and not replace:
         raise ValueError(
-            f"`name` must be new: a published preset never changes. Received: name={name!r}. Take the next tag."
+            "`name` must be new: a published preset never changes. "
+            f"Received: name={name!r}. Take the next tag."
         )
     if any(record["weights"] == relative and other != name for other, record in catalogue.presets.items()):
         raise FileExistsError(f"{path} belongs to another preset. Pass another `folder`.")
 
     save(model, path.parent, float16=True, overwrite=True)
+    embeddings = embed_fixed_images(load(path.parent, dtype="float32"))
     architecture, config = registry.describe(model)
     entry = registry.architecture(architecture)
     parts = ["backbone"]
@@ -75,7 +77,7 @@ def publish(model, name, *, description, task, training_data, license, results, 
         "bytes": path.stat().st_size,
         "sha256": file_hash(path),
         "format": FORMAT,
-        "embeddings": embed_fixed_images(load(path.parent, dtype="float32")).tolist(),
+        "embeddings": [[float(f"{value:.7g}") for value in row] for row in embeddings],
         "withdrawn": None,
     }
     catalogue = dataclasses.replace(
@@ -89,7 +91,7 @@ def publish(model, name, *, description, task, training_data, license, results, 
         "aliases": catalogue.aliases,
         "renamed": catalogue.renamed,
     }
-    write_text(catalogue.file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(catalogue.file, to_json(content))
     registry.CATALOGUE = catalogue
     return record
 

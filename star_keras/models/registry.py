@@ -16,7 +16,7 @@ from star_keras.models import resnet, weights
 from star_keras.models.classifier import Classifier
 
 HEAD_OPTIONS = {
-    "num_classes": checks.integer(1, 100_000),
+    "num_classes": checks.optional(checks.integer(1, 100_000)),
     "classifier_activation": checks.choice("softmax", "sigmoid", None),
 }
 MODEL_OPTIONS = {"name": checks.identifier, "trainable": checks.boolean}
@@ -78,6 +78,12 @@ def architecture(name):
     if not isinstance(name, str) or name not in _architectures:
         raise checks.wrong("architecture", f"one of {', '.join(sorted(_architectures))}", name)
     return _architectures[name]
+
+
+def known_architecture(key, value):
+    """The check for names of registered architectures."""
+    architecture(value)
+    return value
 
 
 def create(architecture_name, /, *, dtype=None, name=None, trainable=True, **config):
@@ -247,7 +253,8 @@ def find_preset(name, withdrawn=False):
 
 
 def _unknown(name):
-    known = [*CATALOGUE.presets, *CATALOGUE.aliases]
+    full = [full for full in CATALOGUE.presets if "." in name or full not in CATALOGUE.aliases.values()]
+    known = full if "." in name else [*full, *CATALOGUE.aliases]
     close = difflib.get_close_matches(name[:80].lower(), known, n=3, cutoff=0)
     hint = f"The closest names are {', '.join(close)}. " if close else ""
     return (

@@ -64,8 +64,9 @@ class ResNet(ImageModel):
     Output shape: `(batch, features)`, float32; 64, 512 or 2048 features.
 
     Raises:
-        ShapeError: if `input_shape` is not one of RGB images, or is smaller than the total stride;
-            on calls, if the images are.
+        ConfigError: if an argument is of the wrong type or out of bounds.
+        ShapeError: if `input_shape` is smaller than the total stride, or a call's images are no images
+            of it.
 
     Example:
 
@@ -93,19 +94,24 @@ class ResNet(ImageModel):
     ):
         if architecture not in VARIANTS:
             raise ValueError(
-                f"`architecture` must be one of {', '.join(VARIANTS)}. Received: architecture={architecture!r}"
+                f"`architecture` must be one of {', '.join(VARIANTS)}. "
+                f"Received: architecture={architecture!r}"
             )
-        if stem != "auto" and stem not in STEM_STRIDES:
-            raise ValueError(f"`stem` must be 'auto' or one of {', '.join(STEM_STRIDES)}. Received: stem={stem!r}")
+        arguments = {
+            "input_shape": input_shape,
+            "stem": stem,
+            "zero_init_residual": zero_init_residual,
+            "mean": mean,
+            "std": std,
+        }
+        checks.validate(arguments, OPTIONS)
         input_shape = tuple(input_shape)
-        if len(input_shape) != 3 or input_shape[-1] != 3:
-            raise ShapeError(f"`input_shape` must be (height, width, 3). Received: input_shape={input_shape}")
         block, repeats, widths, shortcut, home_stem = VARIANTS[architecture]
         chosen = _choose_stem(input_shape, home_stem) if stem == "auto" else stem
         minimum_size = STEM_STRIDES[chosen] * 2 ** (len(widths) - 1)
         if any(side is not None and side < minimum_size for side in input_shape[:2]):
             raise ShapeError(
-                f"{architecture} with the {chosen!r} stem needs images of at least {minimum_size} pixels a side. "
+                f"{architecture} with the {chosen!r} stem needs at least {minimum_size} pixels a side. "
                 f"Received: input_shape={input_shape}. Use larger images or a stem with a smaller stride."
             )
 
@@ -126,7 +132,9 @@ class ResNet(ImageModel):
                 x = parts.block(x, block, width, strides, shortcut, f"stage{stage}_block{number}")
                 stride *= strides
             pyramid[f"P{stride.bit_length() - 1}"] = x
-        features = layers.GlobalAveragePooling2D(data_format="channels_last", dtype="float32", name="features")(x)
+        features = layers.GlobalAveragePooling2D(
+            data_format="channels_last", dtype="float32", name="features"
+        )(x)
         super().__init__(inputs=images, outputs=features, name=name or architecture, **kwargs)
 
         self.dtype_policy = parts.dtype
@@ -249,7 +257,9 @@ class _Parts:
             x = self.norm(x, f"{name}_norm{number}", self.last_gamma if last else "ones")
             if not last:
                 x = self.relu(x, f"{name}_relu{number}")
-        return self.relu(layers.Add(dtype=self.dtype, name=f"{name}_add")([residual, x]), f"{name}_relu{len(plan)}")
+        return self.relu(
+            layers.Add(dtype=self.dtype, name=f"{name}_add")([residual, x]), f"{name}_relu{len(plan)}"
+        )
 
     def shortcut(self, x, filters, strides, kind, name):
         if strides == 1 and x.shape[-1] == filters:

@@ -5,6 +5,7 @@ is in a file is a stranger's word until its hash matches, and no variable of a m
 every variable of the file has been found to fit.
 """
 
+import functools
 import hashlib
 import logging
 import re
@@ -172,7 +173,8 @@ def _check_storage(item, path, name):
 
 def _refused(path, name, what):
     return IntegrityError(
-        f"{path} must hold plain arrays of numbers. Received: {what} at {name[:80]!r}. Do not trust this file."
+        f"{path} must hold plain arrays of numbers. Received: {what} at {name[:80]!r}. "
+        "Do not trust this file."
     )
 
 
@@ -229,14 +231,15 @@ def _refuse_non_finite(values, path="The model"):
 
 
 def _to_numpy(value):
-    value = keras.ops.convert_to_numpy(value)
+    value = np.asarray(value)
     return value if value.dtype.kind in "fiu" else value.astype("float32")
 
 
 def _assign(model, values):
     for path, layer in _layers(model):
         prefix = f"{path}/vars/" if path else "vars/"
-        store = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+        names = [name for name in values if name.startswith(prefix) and "/" not in name.removeprefix(prefix)]
+        store = {name.removeprefix(prefix): values[name] for name in names}
         if store:
             layer.load_own_variables(store)
 
@@ -258,7 +261,7 @@ def _layers(model):
     attributes go in alphabetical order, private ones last, `layers` of a functional model first.
     """
     plain = set(dir(keras.layers.Layer()))
-    functional = type(keras.Model(inputs := keras.Input((1,)), inputs))
+    functional = _functional_class()
     seen = set()
 
     def visit(path, child, containers=()):
@@ -292,6 +295,12 @@ def _layers(model):
                 continue
 
     yield from visit("", model)
+
+
+@functools.cache
+def _functional_class():
+    """The class of models made from inputs and outputs, which has no public name."""
+    return type(keras.Model(inputs := keras.Input((1,)), inputs))
 
 
 def _snake_case(name):

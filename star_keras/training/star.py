@@ -235,7 +235,7 @@ class STARPretraining(keras.Model):
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        store["seed_state"] = ops.convert_to_numpy(self.seed_generator.state)
+        store["seed_state"] = ops.convert_to_numpy(self.seed_generator.state.value)
 
     def load_own_variables(self, store):
         self.seed_generator.state.assign(np.asarray(store["seed_state"]))

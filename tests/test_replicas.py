@@ -1,0 +1,96 @@
+"""Two replicas equal one with the global batch: losses to 1e-5, weights to 2e-5, augmentation on."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPT = """
+import json, sys
+import numpy as np
+import tensorflow as tf
+
+replicas, policy, sizes = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * replicas
+)
+import keras
+
+import star_keras as sk
+
+keras.config.set_dtype_policy(policy)
+
+
+def conv(x, filters):
+    x = keras.layers.Conv2D(filters, 3, strides=2, use_bias=False)(x)
+    return keras.layers.ReLU()(sk.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x))
+
+
+def make_model():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1, dtype="float32")(inputs)
+    x = conv(conv(x, 8), 16)
+    backbone = keras.Model(inputs, keras.layers.GlobalAveragePooling2D(dtype="float32")(x))
+    model = sk.training.STARPretraining(
+        backbone,
+        sk.augmentation.star_views(16),
+        sk.layers.RoutedExperts(8, num_experts=4, tasks=("invariant", "equivariant"), hidden_units=(12, 12)),
+    )
+    model.build((None, 16, 16, 3))
+    model.compile(keras.optimizers.SGD(0.02, momentum=0.9, weight_decay=5e-3))
+    return model
+
+
+names = [f"/cpu:{i}" for i in range(replicas)]
+strategy = tf.distribute.MirroredStrategy(names) if replicas > 1 else tf.distribute.get_strategy()
+with strategy.scope():
+    model = make_model()
+images = np.random.default_rng(1).integers(0, 256, (sum(sizes), 16, 16, 3), dtype="uint8")
+losses, first = [], 0
+for size in sizes:
+    batch = images[first : first + size]
+    losses.append(model.fit(batch, batch_size=size, shuffle=False, verbose=0).history["loss"][0])
+    first += size
+weights = [np.array(v) for v in model.weights]
+np.savez(sys.argv[4], *weights)
+print(json.dumps({"losses": losses, "seed": np.array(model.seed_generator.state).tolist()}))
+"""
+
+
+def run(folder, replicas, policy="float32", sizes=(16,) * 5):
+    """Trains in a new process, since devices can be split only before TensorFlow starts."""
+    file = folder / f"{replicas}.npz"
+    command = [sys.executable, "-c", SCRIPT, str(replicas), policy, json.dumps(sizes), str(file)]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    with np.load(file) as weights:
+        return json.loads(finished.stdout.splitlines()[-1]), [weights[name] for name in weights.files]
+
+
+@pytest.mark.slow
+def test_two_replicas_equal_one(tmp_path):
+    (one, one_weights), (two, two_weights) = run(tmp_path, 1), run(tmp_path, 2)
+    np.testing.assert_allclose(one["losses"], two["losses"], rtol=1e-5)
+    assert one["seed"] == two["seed"]
+    for single, mirrored in zip(one_weights, two_weights, strict=True):
+        np.testing.assert_allclose(single, mirrored, atol=2e-5 * max(1.0, np.abs(single).max()))
+    assert len(set(np.round(one["losses"], 6))) == 5
+
+
+@pytest.mark.slow
+def test_two_replicas_with_uneven_shares_still_take_the_same_steps(tmp_path):
+    sizes = (16, 11, 9)
+    (_, one_weights), (_, two_weights) = run(tmp_path, 1, sizes=sizes), run(tmp_path, 2, sizes=sizes)
+    for single, mirrored in zip(one_weights, two_weights, strict=True):
+        np.testing.assert_allclose(single, mirrored, atol=2e-5 * max(1.0, np.abs(single).max()))
+
+
+@pytest.mark.slow
+def test_two_replicas_train_in_half_precision(tmp_path):
+    one, _ = run(tmp_path, 1, "mixed_bfloat16")
+    two, weights = run(tmp_path, 2, "mixed_bfloat16")
+    np.testing.assert_allclose(one["losses"], two["losses"], atol=0.05)
+    assert all(np.isfinite(weight).all() for weight in weights)
