@@ -6,5 +6,20 @@
 (None, 64)
 """
 
-from star_keras import augmentation, layers, losses, models, training, callbacks, recipes
+from star_keras import architectures as _architectures  # registers them
+from star_keras import augmentation, callbacks, data, evaluation, exceptions, layers, losses, models, recipes, training
 from star_keras.version import __version__
+
+__all__ = [
+    "__version__",
+    "augmentation",
+    "callbacks",
+    "data",
+    "evaluation",
+    "exceptions",
+    "layers",
+    "losses",
+    "models",
+    "recipes",
+    "training",
+]

@@ -1,0 +1,101 @@
+"""Architectures made of parts from several rooms, so that the zoo can save and load them too."""
+
+import keras
+
+from star_keras.augmentation import star_views
+from star_keras.layers import EquivariantPredictor, RoutedExperts
+from star_keras.models import config as checks
+from star_keras.models import create, registry
+from star_keras.training import STARPretraining
+
+TASKS = ("invariant", "equivariant")
+_WIDTH = checks.integer(1, 65_536)
+_WIDTHS = checks.sequence(_WIDTH, 0, 16)
+_COLUMNS = checks.optional(checks.sequence(checks.number(-1e9, 1e9), 11, 11))
+_PROJECTOR = {
+    "units": _WIDTH,
+    "num_experts": checks.integer(1, 1024),
+    "hidden_units": _WIDTHS,
+    "router_units": _WIDTHS,
+    "routing": checks.choice("learned", "shared", "separate"),
+    "batch_norm": checks.boolean,
+}
+_PREDICTOR = {
+    "hidden_units": _WIDTHS,
+    "embedding_units": _WIDTH,
+    "residual": checks.boolean,
+    "offset": _COLUMNS,
+    "scale": _COLUMNS,
+}
+_NUMBERS = {
+    "temperature": checks.number(1e-6, 1e6),
+    "equivariance_temperature": checks.number(1e-6, 1e6),
+    "invariance_weight": checks.number(0, 1e6),
+    "equivariance_weight": checks.number(0, 1e6),
+    "passes": checks.choice("separate", "joint"),
+}
+OPTIONS = {
+    "backbone": registry.nested,
+    "projector": checks.mapping(_PROJECTOR, required=("units", "num_experts")),
+    "predictor": checks.mapping(_PREDICTOR),
+    **_NUMBERS,
+}
+
+
+def build_star(backbone, projector, predictor, dtype=None, name=None, **numbers):
+    """A `STARPretraining` model with `star_views` and routed experts, from plain data."""
+    backbone = dict(backbone)
+    backbone = create(backbone.pop("architecture"), dtype=dtype, **backbone)
+    height, width, channels = backbone.input_shape[1:]
+    model = STARPretraining(
+        backbone,
+        star_views(height),
+        RoutedExperts(tasks=TASKS, dtype=dtype, **projector),
+        EquivariantPredictor(dtype=dtype, **predictor),
+        dtype=dtype,
+        name=name,
+        **numbers,
+    )
+    model.build((None, height, width, channels))
+    return model
+
+
+def describe_star(model):
+    """The configuration with which `build_star` makes the model again, or None for another kind."""
+    if not isinstance(model, STARPretraining):
+        return None
+    views = keras.saving.serialize_keras_object(star_views(model.backbone.input_shape[1]))["config"]
+    own = keras.saving.serialize_keras_object(model.augmentation)["config"]
+    parts = (model.projector, RoutedExperts), (model.predictor, EquivariantPredictor)
+    if not all(type(part) is kind for part, kind in parts) or model.projector.tasks != TASKS:
+        return None
+    if _without_names(own) != _without_names(views):
+        return None
+    architecture, config = registry.describe(model.backbone)
+    return {
+        "backbone": {"architecture": architecture, **config},
+        "projector": {key: _plain(getattr(model.projector, key)) for key in _PROJECTOR},
+        "predictor": {key: _plain(getattr(model.predictor, key)) for key in _PREDICTOR},
+        **{key: getattr(model, key) for key in _NUMBERS},
+    }
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _without_names(config):
+    """A serialised configuration without what two equal objects may differ in."""
+    if isinstance(config, dict):
+        return {key: _without_names(value) for key, value in config.items() if key not in ("name", "seed")}
+    return [_without_names(value) for value in config] if isinstance(config, list | tuple) else config
+
+
+registry.register(
+    "star",
+    build_star,
+    describe_star,
+    OPTIONS,
+    required=("backbone", "projector", "predictor"),
+    backbone="backbone",
+)

@@ -1,0 +1,1 @@
+"""Is the representation good? NumPy in, small result objects out."""
