@@ -211,7 +211,7 @@ case("losses.NTXent", dict(reduction=None), [floats(6, 4), floats(6, 4)], name="
 def views(augmentation, images, draws):
     """Views and codes that follow from given draws, so that every backend makes the same."""
     draws = keras.ops.convert_to_tensor(draws[:, : augmentation.num_draws])
-    parameters = augmentation.parameters(draws, images.shape[1:])
+    parameters = augmentation.from_uniform(draws, images.shape[1:])
     return {"views": augmentation.apply(images, parameters), "code": augmentation.encode(parameters)}
 
 
@@ -270,15 +270,21 @@ case("training.STARPretraining", pretraining, [images(4, 8, 8, 3)], same_everywh
 
 
 def main(folder):
-    """Computes every saved case on this backend; what fails leaves its traceback instead."""
+    """Computes every saved case on this backend."""
+    results = gather(lambda identity, one: answer(identity, one, folder))
+    np.savez(folder / f"{keras.backend.backend()}.npz", **results)
+
+
+def gather(compute):
+    """Results of all cases; what fails leaves its traceback instead, and the others go on."""
     results = {}
     for identity, one in CASES.items():
         if exists(one.path):
             try:
-                results |= answer(identity, one, folder)
+                results |= compute(identity, one)
             except Exception:
                 results[f"{identity}/error"] = np.array(traceback.format_exc())
-    np.savez(folder / f"{keras.backend.backend()}.npz", **results)
+    return results
 
 
 def answer(identity, one, folder):

@@ -221,6 +221,9 @@ def test_a_published_name_is_never_given_again(classifier, zoo):
         publishing.publish(classifier, FULL, **facts)
     with pytest.raises(ValueError, match="method-architecture.tag"):
         publishing.publish(classifier, "no tag", **facts)
+    with pytest.raises(ValueError, match="JSON"):
+        publishing.publish(classifier, "new-resnet8.a-1", **facts | {"results": {"accuracy": np.nan}})
+    assert not (zoo.zoo / "new-resnet8").exists()
     with pytest.raises(FileExistsError, match="another preset"):
         publishing.publish(classifier, f"{BARE}.noise-2", **facts)
     publishing.publish(classifier, f"{BARE}.noise-2", folder="second", **facts)

@@ -186,6 +186,8 @@ def save(model, folder, float16=False, overwrite=False):
 def _write(model, architecture, config, folder, float16):
     path = folder / WEIGHTS_NAME
     weight_files.write(path, model, float16)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
     again = registry.create(architecture, dtype=model.dtype_policy, **config)
     weight_files.read(path, again)  # what is saved can be loaded
     content = {

@@ -55,6 +55,7 @@ def publish(model, name, *, description, task, training_data, license, results, 
     if any(record["weights"] == relative and other != name for other, record in catalogue.presets.items()):
         raise FileExistsError(f"{path} belongs to another preset. Pass another `folder`.")
 
+    to_json(results)  # raises on NaN, before anything is written
     save(model, path.parent, float16=True, overwrite=True)
     embeddings = embed_fixed_images(load(path.parent, dtype="float32"))
     architecture, config = registry.describe(model)

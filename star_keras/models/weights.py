@@ -65,7 +65,7 @@ def file_hash(path):
     """The SHA-256 of a file in hexadecimal, computed once for each state of the file."""
     path = Path(path).resolve()
     status = path.stat()
-    key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+    key = (path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if key not in _hashes:
         with open(path, "rb") as file:
             _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -239,6 +239,7 @@ def write(path, result):
 
 
 def main(arguments=None):
+    """Runs the chosen cases; the exit status is 1 where a process failed, 0 otherwise."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peers", help="folder of the peers' scripts; without it star_keras runs alone")
     parser.add_argument("--peers-python", default=sys.executable, help="the peers' interpreter")
@@ -253,11 +254,13 @@ def main(arguments=None):
         parser.error(f"--only takes {', '.join(sorted(known))}. Received: {options.only}")
     if options.peers and not Path(options.peers).is_dir():
         parser.error(f"--peers must be a folder. Received: {options.peers}")
+    failed = False
     command = f"run.py --threads {options.threads} --rounds {options.rounds}"
     for case in CASES:
         if words and case.group not in words and case.ours[0][1] not in words:
             continue
         rows = run_case(case, options.rounds, options.threads, options.peers, options.peers_python)
+        failed |= any(len(found) < options.rounds for found in rows.values())
         result = {
             "machine": machine(),
             "command": command + (" --peers FOLDER" if options.peers else ""),
@@ -266,7 +269,8 @@ def main(arguments=None):
         }
         write(options.out, result)
     print(Path(options.out).with_suffix(".md").read_text())
+    return int(failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

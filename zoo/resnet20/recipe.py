@@ -1,0 +1,62 @@
+"""resnet20: a ResNet-20 trained to classify 45,000 CIFAR-10 images, the supervised neighbour of star-resnet20.
+
+Paper      He and others, Deep Residual Learning (2016), section 4.2, with a shorter schedule
+Data       cifar10_train45k, the first 45,000 training images, in the folder STAR_KERAS_DATA
+Command    star-keras pretrain resnet20 --folder runs/resnet20 [--minutes 10]
+
+Run the command again to go on where it stopped. `--smoke` shows in a minute that everything works,
+`--publish` measures the finished run and puts it into the zoo.
+"""
+
+import pathlib
+
+import keras
+import star_keras as sk
+
+
+def run(
+    folder="runs/resnet20",
+    epochs=16,
+    minutes=None,
+    precision="mixed_bfloat16",
+    seed=0,
+    smoke=False,
+    publish=False,
+):
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(precision)
+
+    # Data
+    train = sk.data.load("fashion_mnist" if smoke else "cifar10_train45k")
+    images, labels = sk.data.to_rgb(train.images, 32), train.labels
+    if smoke:
+        images, labels, epochs = images[:256], labels[:256], min(epochs, 2)
+
+    # Model: views are made on the device, inside the step. At inference they are the images.
+    classifier = sk.models.create("resnet20", input_shape=(32, 32, 3), num_classes=10)
+    views = sk.augmentation.Compose(
+        [sk.augmentation.RandomResizedCrop(32, scale=(0.5, 1.0)), sk.augmentation.HorizontalFlip()], seed=seed
+    )
+    model = keras.Sequential([keras.Input((32, 32, 3)), views, classifier])
+
+    # Optimiser: weight decay of 5e-4, coupled through momentum as in the paper, is 5e-3 for Keras.
+    batch_size = 128
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, epochs * (len(images) // batch_size))
+    model.compile(
+        keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=5e-3),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    resume = sk.callbacks.Resume(folder, minutes=minutes)
+    model.fit(
+        resume.batches((images, labels), batch_size, seed),
+        epochs=epochs,
+        initial_epoch=resume.epoch,
+        shuffle=False,
+        callbacks=[resume],
+    )
+    return classifier, resume
+
+
+if __name__ == "__main__":
+    sk.recipes.command_line(run)
