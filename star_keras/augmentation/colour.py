@@ -70,7 +70,7 @@ class ColorJitter(Augmentation):
         return np.array([*factors, (-self.hue, self.hue, 0.0)])
 
     def from_uniform(self, uniform, image_shape):
-        low, high, neutral = ops.convert_to_tensor(self._ranges.T, "float32")
+        low, high, neutral = (ops.convert_to_tensor(values, "float32") for values in self._ranges.T)
         applied = uniform[:, 8:] < self.probability
         factors = ops.where(applied, low + (high - low) * uniform[:, :4], neutral)
         return {"jitter": factors, "jitter_order": _ranks(uniform[:, 4:8])}

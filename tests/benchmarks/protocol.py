@@ -7,7 +7,7 @@ fixes the number of threads, which has to happen before TensorFlow is imported.
 import argparse
 import json
 import os
-import resource
+import re
 import statistics
 import time
 from pathlib import Path
@@ -22,15 +22,11 @@ UNDISTURBED = 0.08  # share of the machine that others may take
 WAITED = 1.06  # wall time over CPU time of one thread that had to wait for a core
 
 
-def resident_mb():
-    """Memory this process holds now; 0 where the system does not tell."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20 if statm.exists() else 0.0
-
-
-def peak_mb():
-    """Most memory this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory_mb(name):
+    """What the system says of this process: "VmRSS" is held now, "VmHWM" was the most so far."""
+    status = Path("/proc/self/status")
+    found = status.exists() and re.search(rf"{name}:\s+(\d+) kB", status.read_text())
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def machine_cpu_seconds():
@@ -61,7 +57,7 @@ def measure(run, repetitions, warmup=1, budget=60.0, attempts=2):
         A dict: seconds of a call (`median_s`, `min_s`, `cpu_s` over all threads), `reps`, the share of
         the machine that others took (`foreign`), and memory before, at the peak and the difference.
     """
-    before, started = resident_mb(), time.perf_counter()
+    before, started = memory_mb("VmRSS"), time.perf_counter()
     for _ in range(warmup):
         run()
     rows = []
@@ -70,7 +66,8 @@ def measure(run, repetitions, warmup=1, budget=60.0, attempts=2):
         if is_undisturbed(rows[-1]) or time.perf_counter() > started + budget:
             break
     row = min(rows, key=lambda row: row["foreign"])
-    memory = {"rss_before_mb": before, "peak_rss_mb": peak_mb(), "peak_delta_mb": peak_mb() - before}
+    peak = memory_mb("VmHWM")
+    memory = {"rss_before_mb": before, "peak_rss_mb": peak, "peak_delta_mb": peak - before}
     return row | {name: round(value, 1) for name, value in memory.items()}
 
 
