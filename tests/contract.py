@@ -207,7 +207,6 @@ case("losses.NTXent", dict(reduction=None), [floats(6, 4), floats(6, 4)], name="
 # --- augmentation ---------------------------------------------------------------------------------
 
 
-
 def views(augmentation, images, draws):
     """Views and codes that follow from given draws, so that every backend makes the same."""
     draws = keras.ops.convert_to_tensor(draws[:, : augmentation.num_draws])

@@ -191,7 +191,7 @@ CHAINS = {
         aug.RandomResizedCrop(16), aug.GaussianBlur(3), aug.HorizontalFlip(), aug.GaussianBlur(5)
     ],
     "crop twice": lambda: [aug.RandomResizedCrop(20), aug.HorizontalFlip(), aug.RandomResizedCrop((9, 14))],
-    "colour first": lambda: [aug.ColorJitter(), aug.HorizontalFlip(), aug.RandomResizedCrop(8), aug.Solarize()],
+    "colour first": lambda: [aug.ColorJitter(), aug.HorizontalFlip(), aug.RandomResizedCrop(8)],
     "flip first": lambda: [aug.HorizontalFlip(), aug.QuarterTurn(), aug.GaussianBlur(3), aug.QuarterTurn()],
     "nested": lambda: [
         aug.Compose([aug.RandomResizedCrop(16), aug.Solarize()]), aug.Solarize(9), aug.QuarterTurn()
@@ -272,7 +272,8 @@ def test_a_small_batch_draws_the_first_rows_of_a_large_one(make):
     assert tuple(large) == tuple(small) == augmentation.parameter_names
     for name in large:
         assert large[name].dtype == small[name].dtype and "float32" in str(large[name].dtype)
-        np.testing.assert_array_equal(ops.convert_to_numpy(large[name])[:4], ops.convert_to_numpy(small[name]))
+    for whole, part in zip(arrays(large).values(), arrays(small).values(), strict=True):
+        np.testing.assert_array_equal(whole[:4], part)
 
 
 def test_the_parts_of_star_views_draw_independently():
@@ -312,12 +313,12 @@ def test_boxes_lie_inside_the_image_in_whole_pixels(size):
 
 
 def test_boxes_have_the_area_and_the_ratio_asked_for():
-    crop = aug.RandomResizedCrop(32, scale=(0.3, 0.6), ratio=(0.5, 1.5))
+    crop = aug.RandomResizedCrop(32, scale=(0.1, 0.3), ratio=(0.5, 1.5))
     _, _, height, width = encoded(crop, crop.sample(5000, (200, 300, 3), 0)).T
     area, ratio = height * width / 60000, width / height
-    assert 0.29 < area.min() < 0.305 and 0.595 < area.max() < 0.61
+    assert 0.098 < area.min() < 0.102 and 0.298 < area.max() < 0.302
     assert 0.49 < ratio.min() < 0.51 and 1.48 < ratio.max() < 1.52
-    assert abs(area.mean() - 0.45) < 4.5 * 0.3 / 12**0.5 / 5000**0.5
+    assert abs(area.mean() - 0.2) < 4.5 * 0.2 / 12**0.5 / 5000**0.5
     assert abs(np.log(ratio).mean() - np.log(0.75) / 2) < 4.5 * np.log(3) / 12**0.5 / 5000**0.5
 
 
@@ -372,7 +373,7 @@ def test_pixels_change_at_the_documented_rate(make, rate):
     assert abs(changed - rate) < 4 * (rate * (1 - rate) / 2500) ** 0.5
 
 
-@pytest.mark.parametrize("make", [lambda p: aug.HorizontalFlip(p), lambda p: aug.GaussianBlur(3, probability=p)])
+@pytest.mark.parametrize("make", [aug.HorizontalFlip, lambda p: aug.GaussianBlur(3, probability=p)])
 @pytest.mark.parametrize("probability", [0, 1])
 def test_probability_zero_is_never_and_one_is_always(make, probability):
     augmentation = make(probability)
@@ -431,9 +432,10 @@ def test_config_round_trip_through_json(make):
     back = keras.saving.deserialize_keras_object(config)
     assert type(back) is type(augmentation) and back.columns == augmentation.columns
     images, parameters = photographs(5, 14, 14), augmentation.sample(5, (14, 14, 3), 3)
-    for name, values in back.sample(5, (14, 14, 3), 3).items():
-        np.testing.assert_array_equal(ops.convert_to_numpy(values), ops.convert_to_numpy(parameters[name]))
-    np.testing.assert_array_equal(applied(back, images, parameters), applied(augmentation, images, parameters))
+    again = back.sample(5, (14, 14, 3), 3)
+    for values, other in zip(arrays(parameters).values(), arrays(again).values(), strict=True):
+        np.testing.assert_array_equal(values, other)
+    np.testing.assert_array_equal(applied(back, images, again), applied(augmentation, images, parameters))
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float16"])
@@ -499,6 +501,9 @@ def test_training_step_draws_new_views_each_time(jit):
             self.seed_generator = keras.random.SeedGenerator(0)
             self.seen = keras.metrics.Mean(name="left")
 
+        def build(self, images_shape):
+            self.dense.build((None, 3))
+
         def call(self, images, training=None):
             parameters = self.views.sample(ops.shape(images)[0], images.shape[1:], self.seed_generator)
             self.seen.update_state(self.views.encode(parameters)[:, 1])
@@ -546,7 +551,7 @@ def test_wrong_argument_is_named_with_what_was_received(call, named):
 QUARTER = {"quarters": [[1]]}
 WRONG_SHAPES = {
     "image without batch": (lambda: aug.Solarize().apply(np.zeros((8, 8, 3)), {"solarize": [[1]]}), "batch"),
-    "other number of rows": (lambda: aug.Solarize().apply(np.zeros((2, 8, 8, 3)), {"solarize": [[1]]}), "row"),
+    "one row for two": (lambda: aug.Solarize().apply(np.zeros((2, 8, 8, 3)), {"solarize": [[1]]}), "row"),
     "grey image": (lambda: aug.star_views(8).apply(*_with_parameters((8, 8, 1))), "three channels"),
     "alpha": (lambda: aug.Grayscale().apply(np.zeros((1, 8, 8, 4)), {"grayscale": [[1]]}), "three channels"),
     "turn of an oblong": (lambda: aug.QuarterTurn().sample(2, (8, 9, 3), 0), "high as they are wide"),
@@ -607,7 +612,7 @@ np.savez(sys.argv[2], views=keras.ops.convert_to_numpy(augmentation.apply(images
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize("backend", sorted({"tensorflow", "jax", "torch"} - {keras.backend.backend()}))
 def test_given_parameters_make_the_same_views_on_every_backend(backend, tmp_path):
     pytest.importorskip(backend)
     augmentation = aug.Compose([*aug.star_views(16).augmentations, aug.Solarize(), aug.QuarterTurn()])

@@ -145,9 +145,7 @@ def test_stacked_experts_equal_a_loop_in_float64(num_experts, tasks, hidden, bat
     layer = experts(num_experts, tasks, hidden, batch_norm=batch_norm, top_k=top_k)
     weights = {name: numbers(variable) for name, variable in variables_by_name(layer).items()}
     count = len(tasks or (None,))
-    mixed, gates = reference(
-        weights, FEATURES.astype("float64"), hidden, num_experts, count, training, top_k
-    )
+    mixed, gates = reference(weights, FEATURES.astype("float64"), hidden, num_experts, count, training, top_k)
     outputs, routed = layer(FEATURES, training=training), layer.route(FEATURES)
     if tasks is None:
         assert_same(outputs, mixed[0])

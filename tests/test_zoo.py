@@ -1065,43 +1065,12 @@ def test_a_preset_is_refused_under_policies_without_room_for_its_numbers():
             models.load(BARE, dtype=policy)
 
 
-# Architectures of other rooms
+# Architectures around a backbone
 
 
-def test_a_registered_architecture_is_saved_and_loaded_in_parts(tmp_path, monkeypatch):
-    from star_keras.models import config as checks
-
-    monkeypatch.setattr(registry, "_architectures", dict(registry._architectures))
-
-    def build(backbone, num_experts, dtype=None, name=None):
-        backbone = dict(backbone)
-        return star_keras.training.STARPretraining(
-            backbone=models.create(backbone.pop("architecture"), dtype=dtype, **backbone),
-            augmentation=star_keras.augmentation.star_views(32),
-            projector=star_keras.layers.RoutedExperts(
-                8, num_experts=num_experts, tasks=("invariant", "equivariant"), dtype=dtype
-            ),
-            dtype=dtype,
-            name=name,
-        )
-
-    def built(**config):
-        model = build(**config)
-        model.build((None, *model.backbone.input_shape[1:]))
-        return model
-
-    def describe(model):
-        if not isinstance(model, star_keras.training.STARPretraining):
-            return None
-        architecture, config = registry.describe(model.backbone)
-        return {
-            "backbone": {"architecture": architecture, **config},
-            "num_experts": model.projector.num_experts,
-        }
-
-    options = {"backbone": registry.nested, "num_experts": checks.integer(1, 256)}
-    registry.register("test-star", built, describe, options, required=options, backbone="backbone")
-    model = built(backbone={"architecture": "resnet8", "input_shape": (32, 32, 3)}, num_experts=3)
+def test_a_pretraining_model_is_saved_whole_and_loaded_in_parts(tmp_path):
+    model = pretraining_model()
+    model.build((None, 32, 32, 3))
     randomise(model)
     model.seed_generator.state.assign(np.array([7, 11], "uint32"))
     models.save(model, tmp_path / "star")
@@ -1114,19 +1083,40 @@ def test_a_registered_architecture_is_saved_and_loaded_in_parts(tmp_path, monkey
     for task, embeddings in model.projector(features).items():
         np.testing.assert_array_equal(np.asarray(whole.projector(features)[task]), np.asarray(embeddings))
     assert models.load(tmp_path / "star", num_classes=2).output_shape == (None, 2)
+    with pytest.raises(ValueError, match="'backbone', 'pretraining'"):
+        models.load(tmp_path / "star", part="classifier")
 
-    for config, key in (
-        ({"num_experts": 3}, "config.backbone"),
-        ({"num_experts": 10**6, "backbone": {"architecture": "resnet8"}}, "config.num_experts"),
-        ({"num_experts": 3, "backbone": {"architecture": "os.system"}}, "architecture"),
-        ({"num_experts": 3, "backbone": {"architecture": "resnet8", "depth": -1}}, "config.backbone.depth"),
-        (
-            {"num_experts": 3, "num_classes": 3, "backbone": {"architecture": "resnet8"}},
-            "config.num_classes",
-        ),
-    ):
-        change_config(tmp_path / "star", config=config)
-        with pytest.raises(ConfigError, match=key):
-            models.load(tmp_path / "star")
+
+@pytest.mark.fault(29, 30, 31)
+@pytest.mark.parametrize(
+    "changes, key",
+    [
+        ({"backbone": None}, "config.backbone"),
+        ({"backbone": {"architecture": "os.system"}}, "architecture"),
+        ({"backbone": {"input_shape": [32, 32, 3]}}, "architecture"),
+        ({"backbone": {"architecture": "resnet20", "depth": -1}}, "config.backbone.depth"),
+        ({"projector": {"units": 8, "num_experts": 10**6}}, "config.projector.num_experts"),
+        ({"projector": {"units": 8}}, "config.projector.num_experts"),
+        ({"projector": [8, 2]}, "config.projector"),
+        ({"num_classes": 3}, "config.num_classes"),
+    ],
+    ids=str,
+)
+def test_nested_configurations_are_checked_all_the_way_down(changes, key, tmp_path):
+    nested = {
+        "backbone": {"architecture": "resnet20", "input_shape": [32, 32, 3]},
+        "projector": {"units": 8, "num_experts": 2},
+        "predictor": {},
+    }
+    content = {"format": 1, "star_keras": "0.1.0", "architecture": "star", "config": nested | changes}
+    (tmp_path / CONFIG).write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=f"`{key}"):
+        models.load(tmp_path)
+
+
+def test_an_architecture_is_registered_once():
+    known = registry.architecture("resnet18")
     with pytest.raises(ValueError, match="taken"):
-        registry.register("resnet18", built, describe, options)
+        registry.register("resnet18", models.create, known.describe, known.options)
+    registry.register("resnet18", known.build, known.describe, known.options)
+    assert registry.architecture("resnet18") == known

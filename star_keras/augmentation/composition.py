@@ -125,7 +125,7 @@ def star_views(size):
 
     >>> import star_keras as sk
     >>> mean, std = sk.augmentation.star_views(96).moments((96, 96, 3))
-    >>> mean.round(1).tolist()
+    >>> [round(float(value), 1) for value in mean]
     [13.2, 13.2, 69.6, 69.6, 0.5, 1.0, 1.0, 1.0, 0.0, 0.2, 0.5]
 
     Reference: Jeon et al., Soft task-aware routing of experts for equivariant representation learning,

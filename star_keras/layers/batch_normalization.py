@@ -58,8 +58,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return self._normalize(inputs, self.moving_mean, self.moving_variance, scale, offset)
 
     def _fusable(self, inputs):
-        half_or_single = keras.backend.standardize_dtype(inputs.dtype) != "float64"
-        return half_or_single and self.axis in (-1, len(inputs.shape) - 1)
+        dtypes = (keras.backend.standardize_dtype(inputs.dtype), self.variable_dtype)
+        return dtypes[0] != "float64" and dtypes[1] == "float32" and self.axis in (-1, len(inputs.shape) - 1)
 
     def _normalize_and_track(self, inputs, scale, offset):
         replicas = backend.num_replicas()

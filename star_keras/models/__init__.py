@@ -2,8 +2,9 @@
 
 from star_keras.models.classifier import Classifier
 from star_keras.models.folders import load, save
+from star_keras.models.publishing import publish, verify
 from star_keras.models.registry import create, info
 from star_keras.models.registry import list_presets as list
 from star_keras.models.resnet import ResNet
 
-__all__ = ["Classifier", "ResNet", "create", "info", "list", "load", "save"]
+__all__ = ["Classifier", "ResNet", "create", "info", "list", "load", "publish", "save", "verify"]

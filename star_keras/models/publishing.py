@@ -22,8 +22,8 @@ def publish(model, name, *, description, task, training_data, license, results, 
 
     Args:
         model: a backbone, classifier or pretraining model of a registered architecture.
-        name: in full, `method-architecture.tag`, such as "star-resnet20.cifar10-1". The bare name,
-            without the tag, becomes an alias of it.
+        name: in full, `method-architecture.tag`, such as "star-resnet20.cifar10-1"; a plain classifier
+            has no method. The bare name, without the tag, becomes an alias of it.
         description: one sentence: method, architecture, data, resolution.
         task: what it was trained for, such as "self-supervised" or "classification".
         training_data: what it was trained on.
@@ -40,8 +40,11 @@ def publish(model, name, *, description, task, training_data, license, results, 
         ValueError: if the name is malformed, or known and `replace` is False.
         FileExistsError: if the folder holds another preset's weights.
     """
-    if not re.fullmatch(r"[a-z0-9_]+-[a-z0-9_]+\.[a-z0-9_-]+", name):
-        raise ValueError(f"`name` must be of the form 'method-architecture.tag'. Received: name={name!r}")
+    if not re.fullmatch(r"([a-z0-9_]+-)*[a-z0-9_]+\.[a-z0-9_-]+", name):
+        raise ValueError(
+            "`name` must be of the form 'method-architecture.tag', or 'architecture.tag' for a classifier. "
+            f"Received: name={name!r}"
+        )
     catalogue = registry.CATALOGUE
     bare = name.partition(".")[0]
     folder = folder or bare

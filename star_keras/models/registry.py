@@ -53,7 +53,7 @@ def register(name, build, describe, options, required=(), backbone=None):
 
     Args:
         name: of the architecture.
-        build: function `(dtype=None, **config) -> model`.
+        build: function `(dtype=None, name=None, **config) -> built model`.
         describe: function of any model: the plain configuration with which `build` makes it again,
             or None for a model of another architecture.
         options: `{key: check}` of the configuration; see `star_keras.models.config.validate`.
