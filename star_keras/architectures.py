@@ -1,13 +1,17 @@
 """Architectures made of parts from several rooms, so that the zoo can save and load them too."""
 
+import itertools
+
 import keras
 
 from star_keras.augmentation import star_views
+from star_keras.exceptions import ConfigError
 from star_keras.layers import EquivariantPredictor, RoutedExperts
 from star_keras.models import config as checks
 from star_keras.models import create, registry
 from star_keras.training import STARPretraining
 
+MAX_WEIGHTS = 2**28
 TASKS = ("invariant", "equivariant")
 _WIDTH = checks.integer(1, 65_536)
 _WIDTHS = checks.sequence(_WIDTH, 0, 16)
@@ -44,6 +48,8 @@ OPTIONS = {
 
 def build_star(backbone, projector, predictor, dtype=None, name=None, **numbers):
     """A `STARPretraining` model with `star_views` and routed experts, from plain data."""
+    _check_size(projector, projector["num_experts"])
+    _check_size({"units": projector["units"], **predictor}, 1)
     backbone = dict(backbone)
     backbone = create(backbone.pop("architecture"), dtype=dtype, **backbone)
     height, width, channels = backbone.input_shape[1:]
@@ -78,6 +84,16 @@ def describe_star(model):
         "predictor": {key: _plain(getattr(model.predictor, key)) for key in _PREDICTOR},
         **{key: getattr(model, key) for key in _NUMBERS},
     }
+
+
+def _check_size(config, copies):
+    """Each width has its bound; this bounds what they come to together, before anything is allocated."""
+    widths = [*config.get("hidden_units", ()), config["units"]]
+    weights = copies * sum(a * b for a, b in itertools.pairwise(widths))
+    if weights > MAX_WEIGHTS:
+        raise ConfigError(
+            f"`hidden_units`, `units` and `num_experts` may come to {MAX_WEIGHTS} weights. Received: {weights}."
+        )
 
 
 def _plain(value):

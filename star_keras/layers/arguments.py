@@ -20,11 +20,10 @@ def check_widths(name, values):
     return tuple(check_count(name, value) for value in values)
 
 
-def check_rank(layer, name, shape, rank):
-    """Raises ValueError unless `shape` has `rank` axes and a known last one."""
-    if len(shape) != rank or shape[-1] is None:
-        axes = {2: "(batch, features)"}[rank]
+def check_features(layer, name, shape):
+    """Raises ValueError unless `shape` is `(batch, features)` with a known number of features."""
+    if len(shape) != 2 or shape[-1] is None:
         raise ValueError(
-            f"`{type(layer).__name__}` takes {name} of shape {axes} with a known width. "
-            f"Received: shape {tuple(shape)}. Pool or flatten the axes between first."
+            f"`{type(layer).__name__}` takes {name} of shape (batch, features) with a known number of "
+            f"features. Received: shape {tuple(shape)}. Pool or flatten the axes between first."
         )

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from star_keras.layers.arguments import check_count, check_rank, check_widths
+from star_keras.layers.arguments import check_count, check_features, check_widths
 from star_keras.layers.initialization import torch_bias, torch_kernel
 from star_keras.layers.projector import Projector
 
@@ -66,8 +66,8 @@ class EquivariantPredictor(keras.layers.Layer):
         self.scale = _check_numbers("scale", scale, positive=True)
 
     def build(self, embedding_shape, augmentation_shape):
-        check_rank(self, "an embedding", embedding_shape, rank=2)
-        check_rank(self, "an augmentation", augmentation_shape, rank=2)
+        check_features(self, "an embedding", embedding_shape)
+        check_features(self, "an augmentation", augmentation_shape)
         units, columns = embedding_shape[-1], augmentation_shape[-1]
         for name in ("offset", "scale"):
             values = getattr(self, name)

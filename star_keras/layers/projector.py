@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from star_keras.layers.arguments import check_count, check_rank, check_widths
+from star_keras.layers.arguments import check_count, check_features, check_widths
 from star_keras.layers.batch_normalization import BatchNormalization
 from star_keras.layers.initialization import torch_bias, torch_kernel
 
@@ -54,7 +54,7 @@ class Projector(keras.layers.Layer):
         self.normalizations = []
 
     def build(self, input_shape):
-        check_rank(self, "inputs", input_shape, rank=2)
+        check_features(self, "inputs", input_shape)
         width = input_shape[-1]
         for units in self.hidden_units:
             self._add_dense(width, units, use_bias=not self.batch_norm)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from star_keras.layers.arguments import check_count, check_rank, check_widths
+from star_keras.layers.arguments import check_count, check_features, check_widths
 from star_keras.layers.batch_normalization import BatchNormalization
 from star_keras.layers.initialization import read_initializer, serialize_initializer
 from star_keras.layers.stacked_dense import StackedDense
@@ -105,7 +105,7 @@ class RoutedExperts(keras.layers.Layer):
         self.router_layers = []
 
     def build(self, input_shape):
-        check_rank(self, "inputs", input_shape, rank=2)
+        check_features(self, "inputs", input_shape)
         shape = tuple(input_shape)
         for depth, units in enumerate((*self.hidden_units, self.units)):
             normalized = self.batch_norm and depth < len(self.hidden_units)

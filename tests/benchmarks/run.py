@@ -132,7 +132,7 @@ def summarise(case, rows, threads):
     that of the same arithmetic at the peak of the machine.
     """
     rows = dict(rows)
-    peak = max((row["gflops"] * 1e9 for row in rows.pop(PEAK, [])), default=None)
+    peak = max((_flops_a_second(row, threads) for row in rows.pop(PEAK, [])), default=None)
     summaries = [_medians(name, found, threads) for name, found in rows.items() if found]
     peers = [name for *_, name in case.peers]
     best = min((row["seconds"] for row in summaries if row["implementation"] in peers), default=None)
@@ -145,6 +145,12 @@ def summarise(case, rows, threads):
         {"case": case.name, "threads": threads, "target": target.get(row["implementation"], ""), **row}
         for row in summaries
     ]
+
+
+def _flops_a_second(row, threads):
+    """The measured peak, by the CPU's clock where one thread had to wait."""
+    seconds = min(row["min_s"], row["cpu_s"]) if threads == 1 else row["min_s"]
+    return row["gflops"] * 1e9 * row["min_s"] / seconds
 
 
 def _medians(name, found, threads):
