@@ -99,11 +99,16 @@ class Compose(Augmentation):
 
 def _distinct(groups):
     """The names of each group, numbered where an earlier group has them already."""
-    seen, distinct = {}, []
+    taken, distinct = set(), []
     for names in groups:
-        distinct.append([name if name not in seen else f"{name}_{seen[name] + 1}" for name in names])
+        distinct.append([])
         for name in names:
-            seen[name] = seen.get(name, 0) + 1
+            free, number = name, 1
+            while free in taken:
+                number += 1
+                free = f"{name}_{number}"
+            taken.add(free)
+            distinct[-1].append(free)
     return distinct
 
 

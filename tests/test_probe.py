@@ -1,0 +1,149 @@
+"""Laws of the probes, with independent float64 solutions where there are some."""
+
+import keras
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+
+import star_keras as sk
+from star_keras.evaluation import extract_features, linear_probe, nearest_neighbors
+from star_keras.evaluation.probe import _fit, _regression
+from star_keras.exceptions import NonFiniteError
+
+RNG = np.random.default_rng(0)
+LABELS = np.arange(120) % 3
+FEATURES = RNG.normal(size=(120, 5)) + 1.5 * np.eye(3, 5)[LABELS]
+TEST_LABELS = np.arange(60) % 3
+TEST_FEATURES = RNG.normal(size=(60, 5)) + 1.5 * np.eye(3, 5)[TEST_LABELS]
+
+
+def objective(flat, features, labels, weight):
+    """The objective of the protocol, written out: sum of cross-entropies and decay of all weights."""
+    matrix = flat.reshape(features.shape[1] + 1, -1)
+    logits = features @ matrix[:-1] + matrix[-1]
+    entropy = logsumexp(logits, axis=1) - logits[np.arange(len(labels)), labels]
+    return entropy.sum() + weight * np.sum(flat**2)
+
+
+@pytest.mark.parametrize("weight", [0.01, 1.0, 30.0])
+def test_linear_probe_reaches_the_unique_optimum_of_the_protocol(weight):
+    best = minimize(objective, np.zeros(18), (FEATURES, LABELS, weight), method="BFGS", options={"gtol": 1e-7})
+    model, converged = _fit(_regression(), FEATURES, LABELS, weight)
+    assert converged
+    assert objective(model.coef_.T.ravel(), FEATURES, LABELS, weight) == pytest.approx(best.fun, rel=1e-6)
+
+
+def test_weight_is_chosen_among_the_candidates_and_repeatable():
+    first, second = (linear_probe(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS) for _ in range(2))
+    assert first == second
+    assert first.seed == 0
+    assert 1e-6 <= first.setting["weight"] <= 1e5
+    assert 0.5 < first.accuracy <= 1
+
+
+def test_order_of_features_does_not_matter():
+    order = RNG.permutation(5)
+    one = linear_probe(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS, weights=1.0)
+    other = linear_probe(FEATURES[:, order], LABELS, TEST_FEATURES[:, order], TEST_LABELS, weights=1.0)
+    assert one.accuracy == other.accuracy
+
+
+def test_standardised_features_make_scale_and_offset_irrelevant():
+    scale, offset = np.array([1e-3, 1, 10, 100, 1e4]), 7.0
+    arguments = dict(weights=1.0, standardize=True)
+    one = linear_probe(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS, **arguments)
+    other = linear_probe(
+        FEATURES * scale + offset, LABELS, TEST_FEATURES * scale + offset, TEST_LABELS, **arguments
+    )
+    assert one.accuracy == other.accuracy
+
+
+def test_shuffled_labels_give_chance():
+    features, labels = RNG.normal(size=(3000, 5)), RNG.integers(0, 3, 3000)
+    result = linear_probe(features[:2000], labels[:2000], features[2000:], labels[2000:], weights=1.0)
+    assert result.accuracy == pytest.approx(1 / 3, abs=4 * result.standard_error)
+
+
+def test_class_average_weighs_classes_and_top1_weighs_samples():
+    bank, bank_labels = np.array([[1.0, 0], [0, 1]]), np.array([0, 1])
+    queries, labels = np.array([[1.0, 0], [1, 0], [1, 0], [1, 0.1]]), np.array([0, 0, 0, 1])
+    assert nearest_neighbors(bank, bank_labels, queries, labels).accuracy == 0.75
+    assert nearest_neighbors(bank, bank_labels, queries, labels, metric="class_average").accuracy == 0.5
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_nearest_neighbors_agree_with_a_loop(k):
+    unit, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (FEATURES, TEST_FEATURES))
+    right = 0
+    for query, label in zip(queries, TEST_LABELS, strict=True):
+        similarity = unit @ query
+        nearest = np.argsort(-similarity)[:k]
+        votes = [(np.sum(LABELS[nearest] == c), similarity[nearest][LABELS[nearest] == c].sum()) for c in range(3)]
+        right += max(range(3), key=votes.__getitem__) == label
+    assert nearest_neighbors(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS, k=k).accuracy == right / 60
+
+
+def test_length_of_features_does_not_matter_to_neighbours():
+    lengths = RNG.uniform(0.1, 10, (60, 1))
+    one = nearest_neighbors(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS)
+    assert one == nearest_neighbors(FEATURES, LABELS, TEST_FEATURES * lengths, TEST_LABELS)
+
+
+@pytest.mark.parametrize("probe", [linear_probe, nearest_neighbors])
+@pytest.mark.parametrize(
+    "broken, message",
+    [
+        ((FEATURES[:10], LABELS, TEST_FEATURES, TEST_LABELS), "shapes"),
+        ((FEATURES, LABELS, TEST_FEATURES[:, :4], TEST_LABELS), "width"),
+        ((FEATURES, LABELS * 0, TEST_FEATURES, TEST_LABELS * 0), "two classes"),
+        ((FEATURES, LABELS, TEST_FEATURES, TEST_LABELS + 2), "training labels"),
+        ((FEATURES, LABELS / 1.0, TEST_FEATURES, TEST_LABELS), "integers"),
+        ((FEATURES[:0], LABELS[:0], TEST_FEATURES, TEST_LABELS), "n > 0"),
+    ],
+    ids=["lengths", "widths", "one class", "unknown label", "float labels", "empty"],
+)
+def test_wrong_arrays_are_refused_with_a_reason(probe, broken, message):
+    with pytest.raises(ValueError, match=message):
+        probe(*broken)
+
+
+@pytest.mark.parametrize("probe", [linear_probe, nearest_neighbors])
+def test_nan_features_are_refused_and_counted(probe):
+    broken = FEATURES.copy()
+    broken[:2] = np.nan
+    with pytest.raises(NonFiniteError, match="2 rows"):
+        probe(broken, LABELS, TEST_FEATURES, TEST_LABELS)
+
+
+@pytest.fixture
+def backbone():
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs)))
+
+
+def test_features_do_not_depend_on_the_batch_size(backbone):
+    images = RNG.uniform(0, 255, (7, 8, 8, 3))
+    whole = extract_features(backbone, images)
+    assert whole.dtype == "float32"
+    np.testing.assert_allclose(extract_features(backbone, images, batch_size=3), whole, atol=1e-4)
+
+
+def test_features_that_are_not_finite_are_refused(backbone):
+    images = np.zeros((3, 8, 8, 3))
+    images[1] = np.nan
+    with pytest.raises(NonFiniteError, match="1 of 3"):
+        extract_features(backbone, images)
+
+
+def test_probes_write_into_the_logs_of_a_fit_and_resume_keeps_them(tmp_path):
+    rows = np.concatenate([RNG.normal(size=(20, 2)) + 4, RNG.normal(size=(20, 2)) - 4])
+    labels = np.repeat([0, 1], 20)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    split = (rows, labels)
+    resume = sk.callbacks.Resume(tmp_path)
+    probes = [sk.callbacks.LinearProbe(split, split, every=2), sk.callbacks.NearestNeighborProbe(split, split)]
+    history = model.fit(rows, labels, epochs=3, callbacks=[*probes, resume], verbose=0).history
+    assert history["nearest_neighbor_accuracy"] == resume.history["nearest_neighbor_accuracy"] == [1.0] * 3
+    assert history["linear_probe_accuracy"] == [1.0, 1.0]  # epochs 2 and, being the last, 3
