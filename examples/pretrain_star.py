@@ -1,8 +1,8 @@
 """Pretrains a small STAR model on images without labels for a few minutes, and shows the probe rising.
 
-Images come from the embedded Fashion-MNIST subset, or from any set or folder you name. Every epoch ends with a
-nearest-neighbour probe on frozen features: the labels are used by it alone. Stop it and start it again as
-you like. It draws pretrain_star.png.
+Images come from the embedded Fashion-MNIST subset, or from any set or folder you name. Every epoch ends
+with a nearest-neighbour probe on frozen features: the labels are used by it alone. Stop it and start it
+again as you like. It draws pretrain_star.png.
 
 It is not a recipe for good weights: those take hours (see zoo/).
 
@@ -22,7 +22,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 
-def run(images="fashion_mnist", epochs=6, count=2000, folder="runs/pretrain_star", picture="pretrain_star.png"):
+def run(
+    images="fashion_mnist", epochs=6, count=2000, folder="runs/pretrain_star", picture="pretrain_star.png"
+):
     keras.utils.set_random_seed(0)
     split = sk.data.load(images)
     pixels, labels = sk.data.to_rgb(split.images[:count], 32), split.labels[:count]

@@ -74,7 +74,9 @@ def choose(labels, count, seed):
 def fit_accuracy(classifier, images, labels, test_images, test_labels, epochs):
     classifier.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     classifier.fit(images, labels, batch_size=25, epochs=epochs, verbose=0)
-    return classifier.evaluate(test_images, test_labels, batch_size=250, verbose=0, return_dict=True)["accuracy"]
+    return classifier.evaluate(test_images, test_labels, batch_size=250, verbose=0, return_dict=True)[
+        "accuracy"
+    ]
 
 
 def probe_accuracy(backbone, images, labels, test_images, test_labels):
@@ -99,13 +101,19 @@ def print_table(model, accuracies, plan):
 
 
 def draw(picture, model, accuracies, plan, images, features):
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), width_ratios=(1.15, 1), layout="constrained")
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 4.6), width_ratios=(1.15, 1), layout="constrained"
+    )
     counts = list(plan)
     for name, (colour, line, marker) in METHODS.items():
         values = [100 * np.array(accuracies[name][count]) for count in counts]
         means = np.array([value.mean() for value in values])
-        spread = np.abs([[value.min(), value.max()] - mean for value, mean in zip(values, means, strict=True)])
-        left.errorbar(counts, means, spread.T, color=colour, linestyle=line, marker=marker, capsize=3, label=name)
+        spread = np.abs(
+            [[value.min(), value.max()] - mean for value, mean in zip(values, means, strict=True)]
+        )
+        left.errorbar(
+            counts, means, spread.T, color=colour, linestyle=line, marker=marker, capsize=3, label=name
+        )
     left.set(xscale="log", xticks=counts, xlabel="labelled images a class", ylabel="test accuracy, %")
     left.set_xticks(counts, [str(count) for count in counts])
     left.minorticks_off()
@@ -116,7 +124,9 @@ def draw(picture, model, accuracies, plan, images, features):
     queries = np.linspace(0, len(images) - 1, 6).astype(int)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     order = np.argsort(-(unit[queries] @ unit.T), axis=1)[:, :7]
-    tiles = [np.concatenate([np.pad(images[i], ((1, 1), (1, 1), (0, 0))) for i in row], axis=1) for row in order]
+    tiles = [
+        np.concatenate([np.pad(images[i], ((1, 1), (1, 1), (0, 0))) for i in row], axis=1) for row in order
+    ]
     right.imshow(np.concatenate(tiles))
     right.axvline(33.5, color="#d55e00", linewidth=2)
     right.set_title("Nearest in feature space (query first), no labels used", fontsize=11)

@@ -6,12 +6,35 @@
 (None, 64)
 """
 
-from star_keras import architectures as _architectures  # registers them
-from star_keras import augmentation, callbacks, data, evaluation, exceptions, layers, losses, models, recipes, training
+from star_keras import (
+    architectures,
+    augmentation,
+    callbacks,
+    data,
+    evaluation,
+    exceptions,
+    layers,
+    losses,
+    models,
+    recipes,
+    training,
+)
+    augmentation,
+    callbacks,
+    data,
+    evaluation,
+    exceptions,
+    layers,
+    losses,
+    models,
+    recipes,
+    training,
+)
 from star_keras.version import __version__
 
 __all__ = [
     "__version__",
+    "architectures",
     "augmentation",
     "callbacks",
     "data",

@@ -27,7 +27,9 @@ def main(arguments=None):
     listing.add_argument("pattern", nargs="?", default="*", help='such as "star-*"')
     description = commands.add_parser("info", help="what is known about a model")
     description.add_argument("name")
-    training = commands.add_parser("pretrain", help="train a model of the zoo again, by its recipe", add_help=False)
+    training = commands.add_parser(
+        "pretrain", help="train a model of the zoo again, by its recipe", add_help=False
+    )
     training.add_argument("recipe", help="name of a folder of the zoo, or a Python file")
 
     options, rest = parser.parse_known_args(arguments)
@@ -42,7 +44,9 @@ def main(arguments=None):
         print(f"star-keras: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstar-keras: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        print(
+            "\nstar-keras: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr
+        )
         return 130
 
 

@@ -92,7 +92,8 @@ def _check_size(config, copies):
     weights = copies * sum(a * b for a, b in itertools.pairwise(widths))
     if weights > MAX_WEIGHTS:
         raise ConfigError(
-            f"`hidden_units`, `units` and `num_experts` may come to {MAX_WEIGHTS} weights. Received: {weights}."
+            f"`hidden_units`, `units` and `num_experts` may come to {MAX_WEIGHTS} weights. "
+            f"Received: {weights}. Make them smaller."
         )
 
 

@@ -1,7 +1,15 @@
-"""What every recipe needs around it: a command line made from its own arguments."""
+"""What recipes share: a command line made from their own arguments, the measurement, the results file."""
 
 import argparse
 import inspect
+import json
+import os
+import pathlib
+import platform
+
+import numpy as np
+
+from star_keras import evaluation
 
 
 def command_line(run, arguments=None):
@@ -35,3 +43,53 @@ def command_line(run, arguments=None):
             kind = float if default is None else type(default)
             parser.add_argument(flag, type=kind, default=default, help=f"default: {default}")
     return run(**vars(parser.parse_args(arguments)))
+
+
+def measure(backbone, train, test, count=10000, seeds=(0, 1, 2)):
+    """Linear probe and nearest neighbour on frozen features, for several draws of training images.
+
+    The probe standardises features and chooses its decay on a tenth of the training images drawn.
+
+    Args:
+        backbone: model from images to features.
+        train, test: `(images, labels)`.
+        count: training images drawn, without replacement. Defaults to 10,000.
+        seeds: one draw each. Defaults to three.
+
+    Returns:
+        A dict of plain JSON: for `linear_probe` and `nearest_neighbor` the mean, the standard deviation
+        over draws, and each result.
+    """
+    (images, labels), (test_images, test_labels) = train, test
+    test_features = evaluation.extract_features(backbone, test_images)
+    found = {"linear_probe": [], "nearest_neighbor": []}
+    for seed in seeds:
+        rows = np.random.default_rng(seed).choice(len(images), min(count, len(images)), replace=False)
+        split = (
+            evaluation.extract_features(backbone, images[rows]),
+            labels[rows],
+            test_features,
+            test_labels,
+        )
+        weights = np.logspace(-1, 4, 11)
+        probe = evaluation.linear_probe(*split, weights=weights, seed=seed, standardize=True)
+        found["linear_probe"].append(probe.to_dict())
+        found["nearest_neighbor"].append(evaluation.nearest_neighbors(*split).to_dict())
+    summary = {}
+    for name, results in found.items():
+        accuracies = [result["accuracy"] for result in results]
+        spread = float(np.std(accuracies, ddof=1)) if len(seeds) > 1 else 0.0
+        summary[name] = {"mean": float(np.mean(accuracies)), "std": spread, "runs": results}
+    return summary
+
+
+def write_results(path, results):
+    """Writes a results file, whole or not at all, with what it was measured on."""
+    machine = {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count()}
+    path = pathlib.Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(json.dumps({**results, "machine": machine}, indent=1) + "\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -73,7 +73,10 @@ print(json.dumps({"loss": history["loss"], "loaded": sorted(others & set(sys.mod
 def test_pretrains_stops_and_goes_on_with_no_other_backend_installed(backend, tmp_path):
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
     finished = subprocess.run(
-        [sys.executable, "-c", SCRIPT, backend, str(tmp_path)], capture_output=True, text=True, env=environment
+        [sys.executable, "-c", SCRIPT, backend, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert finished.returncode == 0, finished.stderr[-4000:]
     losses = json.loads(finished.stdout.splitlines()[-1])["loss"]

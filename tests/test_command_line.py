@@ -45,7 +45,12 @@ def test_flags_are_the_arguments_of_the_recipe():
         return epochs, minutes, folder, smoke
 
     assert recipes.command_line(run, []) == (3, None, "runs", False)
-    assert recipes.command_line(run, ["--minutes", "1.5", "--smoke", "--epochs", "7"]) == (7, 1.5, "runs", True)
+    assert recipes.command_line(run, ["--minutes", "1.5", "--smoke", "--epochs", "7"]) == (
+        7,
+        1.5,
+        "runs",
+        True,
+    )
 
 
 def test_a_wrong_flag_is_refused_before_anything_runs():
@@ -57,7 +62,16 @@ def test_a_wrong_flag_is_refused_before_anything_runs():
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_runs_in_smoke_mode_and_goes_on_where_it_stopped(recipe, tmp_path):
-    command = [sys.executable, "-m", "star_keras", "pretrain", recipe, "--smoke", "--folder", str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-m",
+        "star_keras",
+        "pretrain",
+        recipe,
+        "--smoke",
+        "--folder",
+        str(tmp_path / "run"),
+    ]
     first = subprocess.run([*command, "--minutes", "0.000001"], capture_output=True, text=True, cwd=tmp_path)
     assert first.returncode == 0, first.stderr[-3000:]
     assert "Epoch 2/2" not in first.stdout

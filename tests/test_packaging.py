@@ -34,7 +34,16 @@ assert len(labels) == 2000
 @pytest.mark.slow
 @pytest.mark.fault(25)
 def test_presets_and_data_load_from_the_wheel_without_network(tmp_path):
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(ROOT),
+    ]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr[-3000:]
     (wheel,) = tmp_path.glob("*.whl")
@@ -45,6 +54,9 @@ def test_presets_and_data_load_from_the_wheel_without_network(tmp_path):
         assert f"star_keras/zoo/{models.info(preset)['weights']}" in names
     assert not any("/tests/" in name or name.startswith("tests") for name in names)
     loaded = subprocess.run(
-        [sys.executable, "-c", LOAD, str(tmp_path / "installed")], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-c", LOAD, str(tmp_path / "installed")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert loaded.returncode == 0, loaded.stderr[-3000:]

@@ -28,7 +28,9 @@ def objective(flat, features, labels, weight):
 
 @pytest.mark.parametrize("weight", [0.01, 1.0, 30.0])
 def test_linear_probe_reaches_the_unique_optimum_of_the_protocol(weight):
-    best = minimize(objective, np.zeros(18), (FEATURES, LABELS, weight), method="BFGS", options={"gtol": 1e-7})
+    best = minimize(
+        objective, np.zeros(18), (FEATURES, LABELS, weight), method="BFGS", options={"gtol": 1e-7}
+    )
     model, converged = _fit(_regression(), FEATURES, LABELS, weight)
     assert converged
     assert objective(model.coef_.T.ravel(), FEATURES, LABELS, weight) == pytest.approx(best.fun, rel=1e-6)
@@ -79,7 +81,9 @@ def test_nearest_neighbors_agree_with_a_loop(k):
     for query, label in zip(queries, TEST_LABELS, strict=True):
         similarity = unit @ query
         nearest = np.argsort(-similarity)[:k]
-        votes = [(np.sum(LABELS[nearest] == c), similarity[nearest][LABELS[nearest] == c].sum()) for c in range(3)]
+        votes = [
+            (np.sum(LABELS[nearest] == c), similarity[nearest][LABELS[nearest] == c].sum()) for c in range(3)
+        ]
         right += max(range(3), key=votes.__getitem__) == label
     assert nearest_neighbors(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS, k=k).accuracy == right / 60
 
@@ -143,7 +147,10 @@ def test_probes_write_into_the_logs_of_a_fit_and_resume_keeps_them(tmp_path):
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     split = (rows, labels)
     resume = sk.callbacks.Resume(tmp_path)
-    probes = [sk.callbacks.LinearProbe(split, split, every=2), sk.callbacks.NearestNeighborProbe(split, split)]
+    probes = [
+        sk.callbacks.LinearProbe(split, split, every=2),
+        sk.callbacks.NearestNeighborProbe(split, split),
+    ]
     history = model.fit(rows, labels, epochs=3, callbacks=[*probes, resume], verbose=0).history
     assert history["nearest_neighbor_accuracy"] == resume.history["nearest_neighbor_accuracy"] == [1.0] * 3
     assert history["linear_probe_accuracy"] == [1.0, 1.0]  # epochs 2 and, being the last, 3

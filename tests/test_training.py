@@ -173,7 +173,9 @@ def test_the_two_views_of_training_differ_and_change_from_step_to_step():
 @pytest.mark.parametrize("routing", ["learned", "shared", "separate"])
 def test_relatives_of_the_method_are_settings(routing):
     experts = {"learned": 4, "shared": 3, "separate": 2}[routing]
-    projector = sk.layers.RoutedExperts(6, num_experts=experts, tasks=TASKS, hidden_units=(5,), routing=routing)
+    projector = sk.layers.RoutedExperts(
+        6, num_experts=experts, tasks=TASKS, hidden_units=(5,), routing=routing
+    )
     history = small_model(projector).fit(IMAGES, batch_size=6, epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()
 

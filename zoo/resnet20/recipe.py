@@ -1,4 +1,4 @@
-"""resnet20: a ResNet-20 trained to classify 45,000 CIFAR-10 images, the supervised neighbour of star-resnet20.
+"""resnet20: a ResNet-20 classifier of CIFAR-10, the supervised neighbour of star-resnet20.
 
 Paper      He and others, Deep Residual Learning (2016), section 4.2, with a shorter schedule
 Data       cifar10_train45k, the first 45,000 training images, in the folder STAR_KERAS_DATA
@@ -11,6 +11,7 @@ Run the command again to go on where it stopped. `--smoke` shows in a minute tha
 import pathlib
 
 import keras
+
 import star_keras as sk
 
 
@@ -55,7 +56,33 @@ def run(
         shuffle=False,
         callbacks=[resume],
     )
-    return classifier, resume
+    if publish and resume.epoch == epochs:
+        put_into_zoo(classifier, resume.history, (images, labels), seed, precision)
+    return classifier
+
+
+def put_into_zoo(classifier, history, train, seed, precision):
+    keras.config.set_dtype_policy("float32")
+    test = sk.data.load("cifar10_test1k")
+    classifier.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    _, accuracy = classifier.evaluate(test.images, test.labels, verbose=0)
+    measured = sk.recipes.measure(classifier.backbone, train, (test.images, test.labels))
+    results = {"accuracy": accuracy, "test_images": len(test.labels), **measured}
+    sk.models.publish(
+        classifier,
+        "resnet20.cifar10-1",
+        description="ResNet-20 classifier of CIFAR-10 at 32 px.",
+        task="classification",
+        training_data="CIFAR-10, first 45,000 training images",
+        license="Apache-2.0",
+        results={
+            "accuracy": accuracy,
+            "linear_probe": measured["linear_probe"]["mean"],
+            "nearest_neighbor": measured["nearest_neighbor"]["mean"],
+        },
+    )
+    run = {"epochs": len(history["loss"]), "seed": seed, "precision": precision, "history": history}
+    sk.recipes.write_results(pathlib.Path(__file__).with_name("results.json"), {**results, "run": run})
 
 
 if __name__ == "__main__":
