@@ -60,7 +60,14 @@ def run(model="star-resnet20", picture="quickstart.png", epochs=10, smoke=False)
 
     print_table(model, accuracies, plan)
     backbone = sk.models.load(model)
-    draw(picture, model, accuracies, plan, test_images, sk.evaluation.extract_features(backbone, test_images))
+    draw(
+        picture,
+        model,
+        accuracies,
+        plan,
+        test_images,
+        sk.evaluation.extract_features(backbone, test_images, verbose=0),
+    )
     print(f"\nThe picture is in {picture}. It took {time.time() - started:.0f} seconds.")
     return accuracies
 
@@ -80,8 +87,8 @@ def fit_accuracy(classifier, images, labels, test_images, test_labels, epochs):
 
 
 def probe_accuracy(backbone, images, labels, test_images, test_labels):
-    features = sk.evaluation.extract_features(backbone, images)
-    test_features = sk.evaluation.extract_features(backbone, test_images)
+    features = sk.evaluation.extract_features(backbone, images, verbose=0)
+    test_features = sk.evaluation.extract_features(backbone, test_images, verbose=0)
     result = sk.evaluation.linear_probe(
         features, labels, test_features, test_labels, weights=1.0, standardize=True
     )

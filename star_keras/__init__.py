@@ -19,17 +19,6 @@ from star_keras import (
     recipes,
     training,
 )
-    augmentation,
-    callbacks,
-    data,
-    evaluation,
-    exceptions,
-    layers,
-    losses,
-    models,
-    recipes,
-    training,
-)
 from star_keras.version import __version__
 
 __all__ = [

@@ -234,8 +234,8 @@ class _Probe(keras.callbacks.Callback):
             return
         backbone = getattr(self.model, "backbone", self.model)
         (train_images, train_labels), (test_images, test_labels) = self.train, self.test
-        train_features = evaluation.extract_features(backbone, train_images, self.batch_size)
-        test_features = evaluation.extract_features(backbone, test_images, self.batch_size)
+        train_features = evaluation.extract_features(backbone, train_images, self.batch_size, verbose=0)
+        test_features = evaluation.extract_features(backbone, test_images, self.batch_size, verbose=0)
         logs[self.name] = self.measure(train_features, train_labels, test_features, test_labels).accuracy
 
 

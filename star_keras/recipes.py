@@ -61,7 +61,7 @@ def measure(backbone, train, test, count=10000, seeds=(0, 1, 2)):
         over draws, and each result.
     """
     (images, labels), (test_images, test_labels) = train, test
-    test_features = evaluation.extract_features(backbone, test_images)
+    test_features = evaluation.extract_features(backbone, test_images, verbose=0)
     found = {"linear_probe": [], "nearest_neighbor": []}
     for seed in seeds:
         rows = np.random.default_rng(seed).choice(len(images), min(count, len(images)), replace=False)

@@ -1,5 +1,17 @@
-"""Is the representation good? NumPy in, small result objects out."""
+"""What a backbone's features are worth: NumPy in, small result objects out."""
 
-from star_keras.evaluation.probe import ProbeResult, extract_features, linear_probe, nearest_neighbors
+from star_keras.evaluation.probe import (
+    LinearProbeResult,
+    NearestNeighborResult,
+    extract_features,
+    linear_probe,
+    nearest_neighbors,
+)
 
-__all__ = ["ProbeResult", "extract_features", "linear_probe", "nearest_neighbors"]
+__all__ = [
+    "LinearProbeResult",
+    "NearestNeighborResult",
+    "extract_features",
+    "linear_probe",
+    "nearest_neighbors",
+]

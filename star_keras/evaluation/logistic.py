@@ -76,7 +76,12 @@ class Logistic:
         num_classes, size = probabilities.shape[1], self.inputs.shape[1]
         if num_classes * size**2 > _BLOCK_ENTRIES:
             curvatures = curvatures.sum(axis=1, keepdims=True) / (num_classes - 1)
-        return np.stack([self.inputs.T @ (self.inputs * column[:, None]) for column in curvatures.T])
+        return np.stack([self._weighted_gram(column) for column in curvatures.T])
+
+    def _weighted_gram(self, curvature):
+        rows = np.flatnonzero(curvature > 1e-4 * curvature.max())
+        inputs = self.inputs[rows]
+        return inputs.T @ (inputs * curvature[rows, None])
 
     def _newton_step(self, gradient, probabilities, weight, precondition):
         """Conjugate gradients for `H step = -gradient`, until a tenth of the residual is left."""

@@ -1,70 +1,123 @@
-"""How well do frozen features tell classes apart: a linear probe and nearest neighbours."""
+"""Features of frozen backbones, and the two classifiers that are put on them."""
 
 import dataclasses
-import warnings
 
+import keras
 import numpy as np
 
-from star_keras.exceptions import NonFiniteError
+from star_keras.evaluation.logistic import Logistic, predict
+from star_keras.exceptions import NonFiniteError, ShapeError
 
-WEIGHTS = tuple(np.logspace(-6, 5, 45))
-METRICS = ("top1", "class_average")
+_METRICS = ("top1", "class_average")
+_CHUNK = 1024
 
 
-@dataclasses.dataclass(frozen=True)
-class ProbeResult:
-    """What a probe measured.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NearestNeighborResult:
+    """What `nearest_neighbors` measured.
 
     Attributes:
-        accuracy: share of right answers in [0, 1], or the mean of that share over classes.
-        standard_error: of the accuracy, from the number of test samples alone.
-        metric: "top1" or "class_average".
-        num_train, num_test: sizes.
-        setting: what was chosen: the weight decay of a linear probe, the number of neighbours.
-        seed: of the validation split; None where nothing was split.
+        accuracy: in [0, 1], by `metric`.
+        standard_error: of the accuracy, from the number of test images alone.
+        floor: accuracy of always answering the most frequent training class.
+        metric: `"top1"` or `"class_average"`.
+        k: number of neighbours.
+        num_train: number of training images.
+        num_test: number of test images.
+        num_classes: number of classes.
     """
 
     accuracy: float
     standard_error: float
+    floor: float
     metric: str
+    k: int
     num_train: int
     num_test: int
-    setting: dict
-    seed: int | None = None
+    num_classes: int
 
     def to_dict(self):
-        """The fields as plain JSON."""
+        """The fields as a dict of plain Python values."""
         return dataclasses.asdict(self)
 
 
-def extract_features(backbone, images, batch_size=256, verbose=0):
-    """Features of images, one float32 row each.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearProbeResult:
+    """What `linear_probe` measured.
+
+    Attributes:
+        accuracy: in [0, 1], by `metric`.
+        standard_error: of the accuracy, from the number of test images alone.
+        floor: accuracy of always answering the most frequent training class.
+        metric: `"top1"` or `"class_average"`.
+        weight: the penalty of the classifier.
+        validation_accuracies: accuracy on the validation part of every candidate, a dict by weight;
+            None where there was one weight.
+        standardize: whether the features were standardised.
+        num_train: number of training images, those of the validation part included.
+        num_validation: number of images the weight was chosen on.
+        num_test: number of test images.
+        num_classes: number of classes.
+        seed: of the choice of the validation part; None where nothing was drawn.
+    """
+
+    accuracy: float
+    standard_error: float
+    floor: float
+    metric: str
+    weight: float
+    validation_accuracies: dict | None
+    standardize: bool
+    num_train: int
+    num_validation: int
+    num_test: int
+    num_classes: int
+    seed: int | None
+
+    def to_dict(self):
+        """The fields as a dict of plain Python values."""
+        return dataclasses.asdict(self)
+
+
+def extract_features(backbone, images, batch_size=256, verbose="auto"):
+    """Features of images, in inference mode: no augmentation, no dropout, moving statistics.
 
     Args:
-        backbone: a built model from images to features `(batch, features)`.
-        images: array `(n, height, width, 3)` with values in [0, 255].
-        batch_size: images at a time, at least 1; it does not change the result. Defaults to 256.
-        verbose: 1 shows progress with an estimate. Defaults to 0.
+        backbone: a Keras model or layer that maps a batch of images to `(batch, features)`.
+        images: array `(n, height, width, channels)`, as the backbone takes them.
+        batch_size: images at a time; the features do not depend on it. Defaults to 256.
+        verbose: as in `keras.Model.predict`. Defaults to `"auto"`: a progress bar.
 
     Returns:
-        A float32 array `(n, features)`.
+        A float32 NumPy array `(n, features)`.
 
     Raises:
+        ValueError: if there is no image.
+        ShapeError: if the backbone returns something else than one vector an image.
         NonFiniteError: if a feature is NaN or infinite.
 
     Example:
 
-    >>> import star_keras as sk
-    >>> backbone = sk.models.create("resnet20", input_shape=(32, 32, 3))
-    >>> extract_features(backbone, np.full((3, 32, 32, 3), 128, "uint8")).shape
-    (3, 64)
+    >>> backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()])
+    >>> extract_features(backbone, np.ones((10, 8, 8, 3)), batch_size=4, verbose=0).shape
+    (10, 3)
     """
-    features = np.asarray(backbone.predict(images, batch_size=batch_size, verbose=verbose), "float32")
-    broken = int(np.sum(~np.isfinite(features).all(axis=1)))
-    if broken:
+    if len(images) == 0:
+        raise ValueError("`images` must hold at least one image. Received: none")
+    model = backbone if isinstance(backbone, keras.Model) else keras.Sequential([backbone])
+    features = model.predict(np.asarray(images), batch_size=batch_size, verbose=verbose)
+    shape = getattr(features, "shape", None)
+    if shape is None or len(shape) != 2:
+        raise ShapeError(
+            "`backbone` must map images to one array (batch, features). Received: "
+            f"{f'shape {shape}' if shape else type(features).__name__}; pool a map, name one of many outputs."
+        )
+    features = np.asarray(features, "float32")
+    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(broken):
         raise NonFiniteError(
-            f"Features must be finite. Received: NaN or infinity for {broken} of {len(features)} images. "
-            "Look for NaN in the images, or for broken weights."
+            f"Features must be finite. Received: NaN or infinity for {len(broken)} of {len(features)} images, "
+            f"the first at {broken[:5].tolist()}; look at the weights, or compute in float32."
         )
     return features
 
@@ -74,201 +127,228 @@ def linear_probe(
     train_labels,
     test_features,
     test_labels,
-    weights=WEIGHTS,
-    validation=0.1,
-    seed=0,
-    standardize=False,
+    weights=None,
     metric="top1",
+    standardize=False,
+    validation_fraction=0.1,
+    validation_data=None,
+    seed=0,
 ):
-    """Accuracy of multinomial logistic regression on frozen features.
+    """Accuracy of a linear classifier on frozen features: multinomial logistic regression.
 
-    Minimises `sum_i cross_entropy_i + w * (|W|^2 + |b|^2)` over the training rows. `w` is chosen on a
-    part of them, going upwards and starting each from the last solution; the chosen one is fitted
-    again on all of them, and the test rows are looked at once.
+    The classifier minimises `sum_i CE(y_i, W x_i + b) + weight * (|W|^2 + |b|^2)`: the sum, not the mean,
+    and the bias is penalised too; in scikit-learn's terms `C = 1 / (2 * weight)`. Every optimum is
+    reached, to about 1e-8 of the objective. The weight is chosen by the accuracy on a validation part, the
+    smallest of equals; then the classifier is fitted to training and validation part together.
 
     Args:
-        train_features, test_features: arrays `(n, features)`.
-        train_labels, test_labels: integers `(n,)`.
-        weights: candidates of `w`, or one number, which skips the choice. Defaults to 45 values from
-            1e-6 to 1e5.
-        validation: share of the training rows to choose on. Defaults to 0.1.
-        seed: of that split. Defaults to 0.
-        standardize: whether features are brought to mean 0 and deviation 1, as measured on the training
-            rows. Defaults to False.
-        metric: "top1" (default), or "class_average", the mean recall of the classes.
+        train_features: array `(n, d)`.
+        train_labels: integers `(n,)` or `(n, 1)`, of at least two classes.
+        test_features: array `(m, d)`.
+        test_labels: integers `(m,)` or `(m, 1)` of classes that the training labels have.
+        weights: candidate penalties, or one number: no search, the cheap probe. Defaults to the paper's
+            `np.logspace(-6, 5, 45)`.
+        metric: `"top1"`, or `"class_average"`: mean recall of the classes, for unbalanced sets.
+        standardize: bring each feature to mean 0 and deviation 1 over the training set. Defaults to
+            False, as in the paper.
+        validation_fraction: part of the training set to choose the weight on, drawn by `seed`. Defaults
+            to 0.1.
+        validation_data: `(features, labels)` of an official validation set, used instead.
+        seed: integer. Defaults to 0.
 
     Returns:
-        A `ProbeResult`; `setting` holds `weight` and `converged`.
+        A `LinearProbeResult`.
 
     Raises:
-        ValueError: if lengths differ, there is a single class, a test label is not among the training
-            labels, or an argument is out of range.
-        NonFiniteError: if a feature is not finite.
-        ImportError: if scikit-learn (extra `eval`) is missing.
+        ValueError: if features and labels do not fit together, a feature is not finite, or a test label
+            does not occur in training.
 
     Example:
 
-    >>> features = np.eye(4).repeat(25, axis=0)
-    >>> labels = np.arange(4).repeat(25)
-    >>> linear_probe(features, labels, features, labels, weights=0.1).accuracy
+    >>> rng = np.random.default_rng(0)
+    >>> labels = rng.integers(3, size=200)
+    >>> features = np.eye(3)[labels] + rng.normal(0, 0.1, (200, 3))
+    >>> linear_probe(features[:150], labels[:150], features[150:], labels[150:], weights=0.1).accuracy
     1.0
 
-    Reference: Chen et al., SimCLR (ICML 2020), appendix B.8; Kornblith et al. (CVPR 2019).
+    Reference: Jeon and others, Soft Task-Aware Routing of Experts (NeurIPS 2025), evaluation protocol.
     """
-    train_features, train_labels = _checked(train_features, train_labels, "train")
-    test_features, test_labels = _checked(test_features, test_labels, "test")
-    _check_match(train_features, train_labels, test_features, test_labels, metric)
-    candidates = np.atleast_1d(np.asarray(weights, "float64"))
-    if candidates.size == 0 or not (candidates > 0).all() or not 0 < validation < 1:
-        raise ValueError(
-            "`weights` must be positive and `validation` lie between 0 and 1. "
-            f"Received: weights={weights}, validation={validation}"
-        )
+    weights = np.unique(np.logspace(-6, 5, 45) if weights is None else np.asarray(weights, "float64"))
+    if not len(weights) or not np.all(np.isfinite(weights)) or weights[0] <= 0:
+        raise ValueError(f"`weights` must be positive and finite. Received: weights={weights}")
+    train, labels, classes = _training_data(train_features, train_labels)
+    test, truth = _data_of_classes(test_features, test_labels, "test", train, classes)
+    validation = np.arange(0)
+    if validation_data is not None:
+        features, known = _data_of_classes(*validation_data, "validation", train, classes)
+        validation = np.arange(len(train), len(train) + len(features))
+        train, labels = np.concatenate([train, features]), np.concatenate([labels, known])
+    elif len(weights) > 1:
+        validation = _drawn_rows(len(train), validation_fraction, seed)
     if standardize:
-        mean, deviation = train_features.mean(axis=0), train_features.std(axis=0)
-        deviation[deviation < 1e-12] = 1
-        train_features = (train_features - mean) / deviation
-        test_features = (test_features - mean) / deviation
-    weight = float(candidates[0])
-    if candidates.size > 1:
-        weight = _choose_weight(train_features, train_labels, np.sort(candidates), validation, seed, metric)
-    model, converged = _fit(_regression(), train_features, train_labels, weight)
-    predicted = model.predict(_with_constant(test_features))
-    setting = {"weight": weight, "converged": converged, "standardize": standardize}
-    chosen_by = seed if candidates.size > 1 else None
-    return _result(test_labels, predicted, metric, len(train_labels), setting, chosen_by)
+        center, scale = train.mean(axis=0, dtype="float64"), train.std(axis=0, dtype="float64")
+        scale[scale == 0] = 1
+        train, test = (train - center) / scale, (test - center) / scale
+    accuracies, start, weight = None, None, weights[0]
+    if len(weights) > 1:
+        accuracies, weight, start = _choose_weight(train, labels, validation, weights, classes, metric)
+    solution = Logistic(train, labels, len(classes)).solve(weight, start)
+    return LinearProbeResult(
+        **_scores(predict(test, solution), truth, labels, metric),
+        weight=float(weight),
+        validation_accuracies=accuracies,
+        standardize=standardize,
+        num_validation=len(validation),
+        seed=seed if len(weights) > 1 and validation_data is None else None,
+    )
 
 
 def nearest_neighbors(train_features, train_labels, test_features, test_labels, k=1, metric="top1"):
-    """Accuracy of the majority among the k nearest training rows by cosine.
+    """Accuracy of the vote of the k nearest training features, by cosine similarity; exact.
+
+    Among classes with equally many votes the one with the nearest neighbour wins.
 
     Args:
-        train_features, test_features: arrays `(n, features)`.
-        train_labels, test_labels: integers `(n,)`.
-        k: number of neighbours, from 1 to the number of training rows. Defaults to 1. Of classes with
-            equally many neighbours the one with the more similar ones wins.
-        metric: "top1" (default) or "class_average".
+        train_features: array `(n, d)`.
+        train_labels: integers `(n,)` or `(n, 1)`, of at least two classes.
+        test_features: array `(m, d)`.
+        test_labels: integers `(m,)` or `(m, 1)` of classes that the training labels have.
+        k: number of neighbours, at most n. Defaults to 1.
+        metric: `"top1"`, or `"class_average"`: mean recall of the classes. Defaults to `"top1"`.
 
     Returns:
-        A `ProbeResult`; `setting` holds `k`.
+        A `NearestNeighborResult`.
 
     Raises:
-        ValueError: as for `linear_probe`, or if `k` is out of range.
-        NonFiniteError: if a feature is not finite.
+        ValueError: if features and labels do not fit together, a feature is not finite, or a test label
+            does not occur in training.
 
     Example:
 
-    >>> features = np.eye(4).repeat(25, axis=0)
-    >>> labels = np.arange(4).repeat(25)
-    >>> nearest_neighbors(features, labels, features, labels).accuracy
+    >>> features, labels = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([3, 7])
+    >>> nearest_neighbors(features, labels, np.array([[2.0, 0.1]]), np.array([3])).accuracy
     1.0
     """
-    train_features, train_labels = _checked(train_features, train_labels, "train")
-    test_features, test_labels = _checked(test_features, test_labels, "test")
-    _check_match(train_features, train_labels, test_features, test_labels, metric)
-    if not 1 <= k <= len(train_labels):
-        raise ValueError(f"`k` must lie between 1 and the {len(train_labels)} training rows. Received: k={k}")
-    classes, positions = np.unique(train_labels, return_inverse=True)
-    bank, queries = _unit(train_features), _unit(test_features)
-    predicted = np.empty(len(queries), classes.dtype)
-    for start in range(0, len(queries), 1024):
-        similarity = queries[start : start + 1024] @ bank.T
-        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        votes = np.zeros((len(nearest), len(classes)))
-        # A vote counts one, and a little more the more similar its neighbour is, which settles ties.
-        strength = 1 + 1e-6 * np.take_along_axis(similarity, nearest, axis=1)
-        np.add.at(votes, (np.arange(len(nearest))[:, None], positions[nearest]), strength)
-        predicted[start : start + 1024] = classes[votes.argmax(axis=1)]
-    return _result(test_labels, predicted, metric, len(train_labels), {"k": k})
+    train, labels, classes = _training_data(train_features, train_labels)
+    test, truth = _data_of_classes(test_features, test_labels, "test", train, classes)
+    if not 1 <= k <= len(train):
+        raise ValueError(f"`k` must lie between 1 and the {len(train)} training images. Received: k={k}")
+    train, test = _unit_rows(train), _unit_rows(test)
+    predictions = [
+        _vote(test[start : start + _CHUNK] @ train.T, labels, len(classes), k)
+        for start in range(0, len(test), _CHUNK)
+    ]
+    return NearestNeighborResult(**_scores(np.concatenate(predictions), truth, labels, metric), k=k)
 
 
-def _checked(features, labels, name):
-    features, labels = np.asarray(features, "float64"), np.asarray(labels)
-    if features.ndim != 2 or labels.shape != (len(features),) or not len(labels):
+def _training_data(features, labels):
+    features, labels = _data(features, labels, "train")
+    classes, indices = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"`train_labels` must have at least two classes. Received: only {classes.tolist()}")
+    return features, indices, classes
+
+
+def _data_of_classes(features, labels, name, train, classes):
+    features, labels = _data(features, labels, name)
+    if features.shape[1] != train.shape[1]:
         raise ValueError(
-            f"`{name}_features` must have shape (n, features) and `{name}_labels` shape (n,), n > 0. "
-            f"Received: shapes {features.shape} and {labels.shape}"
+            f"`{name}_features` must have the {train.shape[1]} columns of the training features. "
+            f"Received: shape {features.shape}"
         )
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"`{name}_labels` must be integers. Received: {labels.dtype}")
-    if not np.isfinite(features).all():
-        count = int(np.sum(~np.isfinite(features).all(axis=1)))
-        raise NonFiniteError(f"`{name}_features` must be finite. Received: NaN or infinity in {count} rows")
-    return features, labels
-
-
-def _check_match(train_features, train_labels, test_features, test_labels, metric):
-    if train_features.shape[1] != test_features.shape[1]:
-        raise ValueError(
-            "Features must have the same width for training and test. "
-            f"Received: {train_features.shape[1]} and {test_features.shape[1]}"
-        )
-    known = np.unique(train_labels)
-    if len(known) < 2:
-        raise ValueError(f"`train_labels` must hold two classes or more. Received: only {known.tolist()}")
-    unknown = np.setdiff1d(test_labels, known)
+    unknown = np.setdiff1d(labels, classes)
     if len(unknown):
         raise ValueError(
-            f"Every test label must occur among the training labels. Received: {unknown.tolist()[:5]}, "
-            "which training rows never have."
+            f"`{name}_labels` must be classes that occur in `train_labels`. Received: {unknown[:5].tolist()}, "
+            f"{len(unknown)} unknown of {len(np.unique(labels))} classes"
         )
-    if metric not in METRICS:
-        raise ValueError(f"`metric` must be one of {METRICS}. Received: metric={metric!r}")
+    return features, np.searchsorted(classes, labels)
 
 
-def _regression():
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError as error:
-        raise ImportError("`linear_probe` needs scikit-learn: pip install 'star-keras[eval]'") from error
-    return LogisticRegression(fit_intercept=False, warm_start=True, tol=1e-4, max_iter=1000)
-
-
-def _fit(model, features, labels, weight):
-    """Fits one regression; says whether the solver came to an end."""
-    from sklearn.exceptions import ConvergenceWarning
-
-    model.set_params(C=1 / (2 * weight))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(_with_constant(features), labels)
-    return model, not caught
-
-
-def _choose_weight(features, labels, candidates, validation, seed, metric):
-    order = np.random.default_rng(seed).permutation(len(labels))
-    count = max(1, round(validation * len(labels)))
-    held_out, kept = order[:count], order[count:]
-    if len(np.unique(labels[kept])) < 2:
+def _data(features, labels, name):
+    features, labels = np.asarray(features), np.asarray(labels)
+    if features.ndim != 2 or not features.size:
         raise ValueError(
-            "The training rows left after the validation split must hold two classes or more. "
-            f"Received: {len(kept)} rows of one class; pass one weight instead of several."
+            f"`{name}_features` must be a filled array (images, features). Received: shape {features.shape}"
         )
-    model, scores = _regression(), []
-    for weight in candidates:
-        model, _ = _fit(model, features[kept], labels[kept], weight)
-        predicted = model.predict(_with_constant(features[held_out]))
-        scores.append(_accuracy(labels[held_out], predicted, metric))
-    return float(candidates[int(np.argmax(scores))])
+    broken = np.count_nonzero(~np.isfinite(features).all(axis=1))
+    if broken:
+        raise ValueError(
+            f"`{name}_features` must be finite. Received: NaN or infinity in {broken} of {len(features)} rows"
+        )
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape != features.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"`{name}_labels` must be {len(features)} integers, one for each row of `{name}_features`. "
+            f"Received: shape {labels.shape}, type {labels.dtype}"
+        )
+    return features, labels.astype("int64")
 
 
-def _with_constant(features):
-    """A last column of ones, so that the bias is decayed like every other weight."""
-    return np.concatenate([features, np.ones((len(features), 1))], axis=1)
+def _drawn_rows(count, fraction, seed):
+    size = round(fraction * count)
+    if not 0 < size < count:
+        raise ValueError(
+            "`validation_fraction` must leave at least one image on both sides. "
+            f"Received: validation_fraction={fraction} of {count} images"
+        )
+    return np.random.default_rng(seed).permutation(count)[:size]
 
 
-def _unit(features):
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+def _choose_weight(features, labels, validation, weights, classes, metric):
+    fitted = np.setdiff1d(np.arange(len(features)), validation)
+    model, solution, solutions, accuracies = (
+        Logistic(features[fitted], labels[fitted], len(classes)),
+        None,
+        {},
+        {},
+    )
+    for weight in weights[::-1].tolist():
+        solution = solutions[weight] = model.solve(weight, solution)
+        accuracies[weight] = _score(predict(features[validation], solution), labels[validation], metric)[0]
+    best = max(sorted(accuracies), key=accuracies.get)
+    return dict(sorted(accuracies.items())), best, solutions[best]
 
 
-def _accuracy(labels, predicted, metric):
-    right = labels == predicted
-    if metric == "top1":
-        return float(right.mean())
-    return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+def _unit_rows(features):
+    features = features.astype("float32")
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(norms > 0, norms, 1)
 
 
-def _result(labels, predicted, metric, num_train, setting, seed=None):
-    accuracy = _accuracy(labels, predicted, metric)
-    error = float(np.sqrt(accuracy * (1 - accuracy) / len(labels)))
-    return ProbeResult(accuracy, error, metric, num_train, len(labels), setting, seed)
+def _vote(similarities, labels, num_classes, k):
+    if k == 1:
+        return labels[similarities.argmax(axis=1)]
+    nearest = np.argpartition(-similarities, k - 1, axis=1)[:, :k]
+    order = np.argsort(-np.take_along_axis(similarities, nearest, axis=1), axis=1, kind="stable")
+    voters = labels[np.take_along_axis(nearest, order, axis=1)]
+    votes = np.zeros((len(voters), num_classes), "int64")
+    np.add.at(votes, (np.arange(len(voters))[:, None], voters), 1)
+    winning = np.take_along_axis(votes, voters, axis=1) == votes.max(axis=1, keepdims=True)
+    return voters[np.arange(len(voters)), winning.argmax(axis=1)]
+
+
+def _scores(predictions, truth, train_labels, metric):
+    accuracy, standard_error = _score(predictions, truth, metric)
+    most_frequent = np.bincount(train_labels).argmax()
+    return {
+        "accuracy": accuracy,
+        "standard_error": standard_error,
+        "floor": _score(np.full_like(truth, most_frequent), truth, metric)[0],
+        "metric": metric,
+        "num_train": len(train_labels),
+        "num_test": len(truth),
+        "num_classes": int(train_labels.max()) + 1,
+    }
+
+
+def _score(predictions, truth, metric):
+    """Accuracy and its standard error: over all images, or averaged over the classes that occur."""
+    if metric not in _METRICS:
+        raise ValueError(f"`metric` must be one of {_METRICS}. Received: metric={metric!r}")
+    groups = np.zeros_like(truth) if metric == "top1" else np.unique(truth, return_inverse=True)[1]
+    sizes = np.bincount(groups)
+    recalls = np.bincount(groups, weights=predictions == truth) / sizes
+    variances = recalls * (1 - recalls) / sizes
+    return float(recalls.mean()), float(np.sqrt(variances.sum()) / len(sizes))
