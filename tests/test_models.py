@@ -107,22 +107,22 @@ def test_published_weights_score_what_pytorch_scores(name, accuracy, data_folder
 def test_zero_init_residual_starts_every_block_as_its_shortcut(name):
     model = models.create(name, stem="cifar")
     scales = [layer.gamma for layer in model.layers if hasattr(layer, "gamma")]
-    blocks = sum(VARIANTS[name][1])
+    padding = 2 if name == "resnet20" else 0
+    blocks = sum(VARIANTS[name][1]) - padding
     assert sum(float(np.max(scale)) == 0 for scale in scales) == blocks
     assert sum(float(np.min(scale)) == 1 for scale in scales) == len(scales) - blocks
     plain = models.create(name, stem="cifar", zero_init_residual=False)
     assert all(float(np.min(layer.gamma)) == 1 for layer in plain.layers if hasattr(layer, "gamma"))
 
 
-def test_a_new_narrow_network_is_its_shortcuts_alone():
+def test_every_channel_of_a_new_narrow_network_is_alive():
+    """Zero scales behind a shortcut that pads with zeros would leave half the channels dead for ever."""
     model = models.create("resnet20", input_shape=(32, 32, 3))
+    maps = model_outputs(model)
     stem = keras.Model(model.input, model.get_layer("stem_relu").output)
-    expected = np.asarray(stem(IMAGES))
-    np.testing.assert_array_equal(model_outputs(model)["P0"], expected)
-    padded = np.zeros((4, 8, 8, 64), "float32")
-    padded[..., 24:40] = expected[:, ::4, ::4]
-    np.testing.assert_array_equal(model_outputs(model)["P2"], padded)
-    np.testing.assert_allclose(np.asarray(model(IMAGES)), padded.mean((1, 2)), atol=1e-6)
+    np.testing.assert_array_equal(maps["P0"], np.asarray(stem(IMAGES)))
+    for level in ("P0", "P1", "P2"):
+        assert (maps[level].max(axis=(0, 1, 2)) > 0).all(), level
 
 
 def model_outputs(model):

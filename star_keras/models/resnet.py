@@ -48,8 +48,8 @@ class ResNet(ImageModel):
         stem: "cifar" (3x3), "strided" (3x3, stride 2), "imagenet" (7x7, stride 2, then a 3x3 max
             pool of stride 2), or "auto": "cifar" where the shorter side has at most 48 pixels, else
             "imagenet"; with an open size, what the architecture was published with.
-        zero_init_residual: whether the last scale of each block starts at 0, so that every block
-            starts as its shortcut.
+        zero_init_residual: whether the last scale of each block starts at 0, so that the block starts
+            as its shortcut; except where the shortcut pads with zeros. Defaults to True.
         mean, std: of the pixels divided by 255, one number for each of red, green and blue.
         dtype: a dtype or dtype policy; None for the global one. Preprocessing, batch statistics and
             the features are float32 whatever the policy.
@@ -244,8 +244,12 @@ class _Parts:
         return layers.MaxPooling2D(3, 2, data_format="channels_last", dtype=self.dtype, name="stem_pool")(x)
 
     def block(self, x, kind, width, strides, shortcut, name):
-        filters = width * EXPANSION[kind]
+        filters, channels_before = width * EXPANSION[kind], x.shape[-1]
         residual = self.shortcut(x, filters, strides, shortcut, name)
+        # On channels that a shortcut pads with zeros a scale of zero would never move: the relu of an exact
+        # zero passes no gradient.
+        pads = shortcut == "padded" and residual.shape[-1] > channels_before
+        gamma = "ones" if pads else self.last_gamma
         # (filters, kernel size, strides) of each convolution
         plan = {
             "basic": ((width, 3, strides), (width, 3, 1)),
@@ -254,7 +258,7 @@ class _Parts:
         for number, (channels, size, step) in enumerate(plan, start=1):
             last = number == len(plan)
             x = self.conv(x, channels, size, step, f"{name}_conv{number}")
-            x = self.norm(x, f"{name}_norm{number}", self.last_gamma if last else "ones")
+            x = self.norm(x, f"{name}_norm{number}", gamma if last else "ones")
             if not last:
                 x = self.relu(x, f"{name}_relu{number}")
         return self.relu(
