@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 
 import star_keras as sk
 from star_keras.evaluation import extract_features, linear_probe, nearest_neighbors
-from star_keras.evaluation.probe import _fit, _regression
+from star_keras.evaluation.logistic import Logistic
 from star_keras.exceptions import NonFiniteError
 
 RNG = np.random.default_rng(0)
@@ -31,16 +31,16 @@ def test_linear_probe_reaches_the_unique_optimum_of_the_protocol(weight):
     best = minimize(
         objective, np.zeros(18), (FEATURES, LABELS, weight), method="BFGS", options={"gtol": 1e-7}
     )
-    model, converged = _fit(_regression(), FEATURES, LABELS, weight)
-    assert converged
-    assert objective(model.coef_.T.ravel(), FEATURES, LABELS, weight) == pytest.approx(best.fun, rel=1e-6)
+    found = Logistic(FEATURES, LABELS, 3).solve(weight)
+    assert objective(found.ravel(), FEATURES, LABELS, weight) == pytest.approx(best.fun, rel=1e-6)
 
 
 def test_weight_is_chosen_among_the_candidates_and_repeatable():
     first, second = (linear_probe(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS) for _ in range(2))
     assert first == second
     assert first.seed == 0
-    assert 1e-6 <= first.setting["weight"] <= 1e5
+    assert 1e-6 <= first.weight <= 1e5
+    assert len(first.validation_accuracies) == 45
     assert 0.5 < first.accuracy <= 1
 
 
@@ -81,10 +81,8 @@ def test_nearest_neighbors_agree_with_a_loop(k):
     for query, label in zip(queries, TEST_LABELS, strict=True):
         similarity = unit @ query
         nearest = np.argsort(-similarity)[:k]
-        votes = [
-            (np.sum(LABELS[nearest] == c), similarity[nearest][LABELS[nearest] == c].sum()) for c in range(3)
-        ]
-        right += max(range(3), key=votes.__getitem__) == label
+        votes = np.bincount(LABELS[nearest], minlength=3)
+        right += next(c for c in LABELS[nearest] if votes[c] == votes.max()) == label
     assert nearest_neighbors(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS, k=k).accuracy == right / 60
 
 
@@ -98,12 +96,12 @@ def test_length_of_features_does_not_matter_to_neighbours():
 @pytest.mark.parametrize(
     "broken, message",
     [
-        ((FEATURES[:10], LABELS, TEST_FEATURES, TEST_LABELS), "shapes"),
-        ((FEATURES, LABELS, TEST_FEATURES[:, :4], TEST_LABELS), "width"),
-        ((FEATURES, LABELS * 0, TEST_FEATURES, TEST_LABELS * 0), "two classes"),
-        ((FEATURES, LABELS, TEST_FEATURES, TEST_LABELS + 2), "training labels"),
+        ((FEATURES[:10], LABELS, TEST_FEATURES, TEST_LABELS), "120 integers|10 integers"),
+        ((FEATURES, LABELS, TEST_FEATURES[:, :4], TEST_LABELS), "columns"),
+        ((FEATURES, LABELS * 0, TEST_FEATURES, TEST_LABELS * 0), "at least two classes"),
+        ((FEATURES, LABELS, TEST_FEATURES, TEST_LABELS + 2), "occur in"),
         ((FEATURES, LABELS / 1.0, TEST_FEATURES, TEST_LABELS), "integers"),
-        ((FEATURES[:0], LABELS[:0], TEST_FEATURES, TEST_LABELS), "n > 0"),
+        ((FEATURES[:0], LABELS[:0], TEST_FEATURES, TEST_LABELS), "filled"),
     ],
     ids=["lengths", "widths", "one class", "unknown label", "float labels", "empty"],
 )
@@ -116,7 +114,7 @@ def test_wrong_arrays_are_refused_with_a_reason(probe, broken, message):
 def test_nan_features_are_refused_and_counted(probe):
     broken = FEATURES.copy()
     broken[:2] = np.nan
-    with pytest.raises(NonFiniteError, match="2 rows"):
+    with pytest.raises(ValueError, match="in 2 of 120"):
         probe(broken, LABELS, TEST_FEATURES, TEST_LABELS)
 
 
