@@ -1,0 +1,245 @@
+"""Image sets from every source: what arrives is what lies there, and errors say where it was looked for."""
+
+import gzip
+import io
+import pathlib
+import runpy
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from star_keras import data
+from star_keras.exceptions import IntegrityError, ShapeError
+
+ROOT = pathlib.Path(__file__).parent.parent
+SOURCE = pathlib.Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype="uint8")
+
+
+def encoded(pixels, kind="PNG", **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def blob(files):
+    ends = np.cumsum([0, *(len(file) for file in files)])
+    return {"blob": np.frombuffer(b"".join(files), "uint8"), "offsets": ends.astype("int64")}
+
+
+class TestEmbedded:
+    def test_is_balanced_and_of_the_promised_size(self):
+        for split, per_class in (("train", 1000), ("test", 200)):
+            found = data.load("fashion_mnist", split=split)
+            assert found.images.shape == (10 * per_class, 28, 28)
+            assert found.images.dtype == "uint8"
+            np.testing.assert_array_equal(np.bincount(found.labels), [per_class] * 10)
+        assert found.class_names[9] == "ankle boot"
+        assert (
+            sum(path.stat().st_size for path in (ROOT / "star_keras/data").iterdir() if path.is_file())
+            < 2**22 + 2**16
+        )
+
+    def test_pixels_are_those_of_the_original_first_of_each_class(self):
+        if not SOURCE.is_dir():
+            pytest.skip("needs the original files: Debian's package dataset-fashion-mnist")
+        for split, prefix, per_class in (("train", "train", 1000), ("test", "t10k", 200)):
+            found = data.load("fashion_mnist", split=split)
+            with gzip.open(SOURCE / f"{prefix}-images-idx3-ubyte.gz") as file:
+                images = np.frombuffer(file.read(), "uint8", offset=16).reshape(-1, 28, 28)
+            with gzip.open(SOURCE / f"{prefix}-labels-idx1-ubyte.gz") as file:
+                labels = np.frombuffer(file.read(), "uint8", offset=8)
+            rows = np.sort(np.concatenate([np.flatnonzero(labels == k)[:per_class] for k in range(10)]))
+            np.testing.assert_array_equal(found.images, images[rows])
+            np.testing.assert_array_equal(found.labels, labels[rows])
+
+
+class TestNpz:
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("STAR_KERAS_DATA", str(tmp_path))
+        return tmp_path
+
+    def test_encoded_images_in_splits(self, folder):
+        train, val = ({f"{split}_{key}": rows for key, rows in blob([encoded(p) for p in part]).items()}
+                      for split, part in (("train", PIXELS[:4]), ("val", PIXELS[4:])))  # fmt: skip
+        np.savez(folder / "mine.npz", **train, **val, train_labels=np.uint8([0, 1, 1, 0]),
+                 val_labels=np.uint8([1, 0]), class_names=np.array(["ant", "bee"]))  # fmt: skip
+        found = data.load("mine")
+        np.testing.assert_array_equal(found.images, PIXELS[:4])
+        assert found.labels.tolist() == [0, 1, 1, 0]
+        assert found.class_names == ("ant", "bee")
+        np.testing.assert_array_equal(data.load("mine", split="val").images, PIXELS[4:])
+
+    def test_sheets_are_cut_into_tiles_row_by_row(self, folder):
+        sheet = PIXELS.reshape(2, 3, 5, 4, 3).transpose(0, 2, 1, 3, 4).reshape(10, 12, 3)
+        np.savez(folder / "sheets.npz", **blob([encoded(sheet)]), labels=np.arange(6, dtype="uint8"),
+                 class_names=np.array(list("abcdef")), grid=np.array([2, 3]))  # fmt: skip
+        np.testing.assert_array_equal(data.load("sheets").images, PIXELS)
+
+    def test_boxes_come_image_by_image(self, folder):
+        np.savez(folder / "boxes.npz", **blob([encoded(p) for p in PIXELS[:3]]), labels=np.zeros(3, "uint8"),
+                 class_names=np.array(["a", "b"]), split=np.array(["train", "test", "train"]),
+                 boxes_xyxy=np.float32([[0, 0, 1, 1], [0, 1, 2, 2], [1, 1, 3, 3]]),
+                 box_image=np.array([0, 2, 2]), box_labels=np.uint8([0, 1, 0]))  # fmt: skip
+        found = data.load("boxes", split="train")
+        np.testing.assert_array_equal(found.images, PIXELS[[0, 2]])
+        assert [labels.tolist() for labels in found.labels] == [[0], [1, 0]]
+        assert [boxes.shape for boxes in found.boxes] == [(1, 4), (2, 4)]
+
+    def test_a_file_that_is_not_whole_is_refused(self, folder):
+        np.savez(folder / "cut.npz", x_train=PIXELS, y_train=np.arange(6))
+        whole = (folder / "cut.npz").read_bytes()
+        (folder / "cut.npz").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(IntegrityError, match="whole npz"):
+            data.load("cut")
+
+    def test_pickles_are_never_opened(self, folder):
+        np.savez(folder / "evil.npz", x_train=np.array([print], dtype=object), y_train=np.arange(1))
+        with pytest.raises(ValueError, match="pickle"):
+            data.load("evil")
+
+    def test_unknown_names_say_what_is_close_and_where_was_looked(self, folder):
+        np.savez(folder / "cifar11.npz", x_train=PIXELS, y_train=np.arange(6))
+        with pytest.raises(ValueError, match=r"cifar11.*STAR_KERAS_DATA|cifar11") as caught:
+            data.load("cifar12")
+        assert "embedded" in str(caught.value)
+
+    def test_unknown_splits_list_the_known_ones(self):
+        with pytest.raises(ValueError, match="'train', 'test'"):
+            data.load("fashion_mnist", split="validation")
+
+
+@pytest.mark.parametrize(
+    "name, split, count, shape, classes",
+    [
+        ("cifar10_test1k", None, 1000, (32, 32, 3), 10),
+        ("tiny_imagenet32_val5k", None, 5000, (32, 32, 3), 200),
+        ("imagenette224_small", "val", 500, (224, 224, 3), 10),
+        ("mnist", "test", 10000, (28, 28), 10),
+        pytest.param("cifar10_train45k", None, 45000, (32, 32, 3), 10, marks=pytest.mark.slow),
+    ],
+)
+def test_real_sets_load_whole(data_folder, name, split, count, shape, classes):
+    found = data.load(name, split=split)
+    assert found.images.shape == (count, *shape)
+    assert found.images.dtype == "uint8"
+    assert len(np.unique(found.labels)) == classes == len(found.class_names)
+    assert 40 < found.images.mean() < 220 or name == "mnist"
+
+
+def test_real_boxes_lie_inside_their_images(data_folder):
+    found = data.load("bccd_detection", split="test")
+    assert len(found.images) == 72
+    for image, boxes, labels in zip(found.images, found.boxes, found.labels, strict=True):
+        assert len(boxes) == len(labels)
+        assert (boxes >= 0).all()
+        assert (boxes[:, [0, 2]] <= image.shape[1]).all()
+        assert (boxes[:, [1, 3]] <= image.shape[0]).all()
+
+
+class TestFolders:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        for kind, start in (("ant", 0), ("bee", 3)):
+            (tmp_path / kind).mkdir()
+            for i in range(start, start + 3):
+                (tmp_path / kind / f"{i}.png").write_bytes(encoded(PIXELS[i]))
+        return tmp_path
+
+    def test_subfolders_are_classes_in_the_order_of_their_names(self, folder):
+        found = data.load(folder)
+        np.testing.assert_array_equal(found.images, PIXELS)
+        assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
+        assert found.class_names == ("ant", "bee")
+
+    def test_size_brings_all_images_to_one_square(self, folder):
+        assert data.load(folder, size=8).images.shape == (6, 8, 8, 3)
+
+    @pytest.mark.parametrize(
+        "broken", [b"", b"not an image", encoded(PIXELS[0])[:40]], ids=["empty", "text", "cut"]
+    )
+    def test_broken_files_stop_or_are_counted(self, folder, broken):
+        (folder / "ant" / "broken.png").write_bytes(broken)
+        with pytest.raises(ValueError, match="1 of 7 images.*broken.png"):
+            data.load(folder)
+        with pytest.warns(UserWarning, match="1 of 7 images"):
+            found = data.load(folder, on_error="skip")
+        np.testing.assert_array_equal(found.images, PIXELS)
+
+    def test_photographs_are_turned_upright(self, folder):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned by a quarter, clockwise
+        flat = np.zeros((4, 8, 3), "uint8")
+        flat[:, :4] = 255
+        (folder / "ant" / "turned.jpg").write_bytes(encoded(flat, "JPEG", exif=exif, quality=95))
+        image = next(image for image in data.load(folder).images if image.shape == (8, 4, 3))
+        assert image[:3].mean() > 240
+        assert image[5:].mean() < 15
+
+    def test_cmyk_and_animations_become_one_rgb_image(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        Image.new("CMYK", (6, 6), (0, 255, 255, 0)).save(tmp_path / "a" / "0.jpg", quality=95)
+        frames = [Image.new("RGB", (6, 6), colour) for colour in ("red", "blue")]
+        frames[0].save(tmp_path / "a" / "1.gif", save_all=True, append_images=frames[1:])
+        found = data.load(tmp_path)
+        assert found.images.shape == (2, 6, 6, 3)
+        assert (found.images.mean(axis=(1, 2)) @ [1, -1, -1] > 200).all()  # both are red
+
+    def test_a_folder_without_classes_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="one subfolder per class"):
+            data.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_prepared_tensorflow_datasets_are_read_in_order_and_never_fetched(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(shape=(5, 4, 3)), "label": tfds.features.ClassLabel(names=["a", "b"])}
+    )
+    (tmp_path / "mine/1.0.0").mkdir(parents=True)
+    identity = tfds.core.dataset_info.DatasetIdentity
+    writer = tfds.core.SequentialWriter(
+        tfds.core.DatasetInfo(
+            builder=identity("mine", tfds.core.Version("1.0.0"), data_dir=str(tmp_path / "mine/1.0.0"),
+                             module_name="test"),
+            features=features,
+        ),
+        max_examples_per_shard=4,
+    )  # fmt: skip
+    writer.initialize_splits(["train"])
+    writer.add_examples({"train": [{"image": image, "label": i % 2} for i, image in enumerate(PIXELS)]})
+    writer.close_all()
+    found = data.load("mine", data_dir=tmp_path)
+    np.testing.assert_array_equal(found.images, PIXELS)
+    assert found.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    with pytest.raises(ValueError, match="download=True"):
+        data.load("cifar10", data_dir=tmp_path)
+
+
+def test_to_rgb_repeats_grey_and_centres_on_black():
+    grey = np.full((2, 28, 28), 7, "uint8")
+    for images in (grey, grey[..., None]):
+        square = data.to_rgb(images, 32)
+        assert square.shape == (2, 32, 32, 3)
+        assert (square[:, 2:30, 2:30] == 7).all()
+        assert square.sum() == 7 * grey.size // 7 * 3 * 7
+    with pytest.raises(ShapeError, match="at least 28"):
+        data.to_rgb(grey, 16)
+    with pytest.raises(ShapeError, match="Received"):
+        data.to_rgb(grey[0], 32)
+
+
+@pytest.mark.parametrize("name", [None, 7, b"mnist"])
+def test_names_that_are_no_names_are_refused(name):
+    with pytest.raises(TypeError, match="Received"):
+        data.load(name)
+
+
+def test_the_making_script_writes_the_shipped_file_again(tmp_path):
+    if not SOURCE.is_dir():
+        pytest.skip("needs the original files: Debian's package dataset-fashion-mnist")
+    script = runpy.run_path(str(ROOT / "tools/make_fashion_mnist.py"))
+    script["make"](SOURCE, tmp_path / "made.npz")
+    assert (tmp_path / "made.npz").read_bytes() == (ROOT / "star_keras/data/fashion_mnist.npz").read_bytes()
