@@ -7,7 +7,7 @@ prints a table and draws quickstart.png.
 
 It is not a benchmark: 2,000 test images, few seeds, one set of training options for all.
 
-    python examples/quickstart.py [--model star-resnet20] [--picture quickstart.png]
+    python examples/quickstart.py [--model resnet20] [--picture quickstart.png]
 """
 
 import os
@@ -33,7 +33,7 @@ METHODS = {
 }
 
 
-def run(model="star-resnet20", picture="quickstart.png", epochs=10, smoke=False):
+def run(model="resnet20", picture="quickstart.png", epochs=10, smoke=False):
     started = time.time()
     train, test = sk.data.load("fashion_mnist"), sk.data.load("fashion_mnist", split="test")
     train_images, test_images = sk.data.to_rgb(train.images, 32), sk.data.to_rgb(test.images, 32)

@@ -218,7 +218,7 @@ class _OrderedBatches(keras.utils.PyDataset):
 
 
 class _Probe(keras.callbacks.Callback):
-    """Measures the backbone every few epochs and puts the accuracy into the logs of the epoch."""
+    """Measures the backbone every few epochs and puts the accuracy into the logs of every epoch."""
 
     def __init__(self, train, test, every=1, batch_size=256, name=None):
         super().__init__()
@@ -228,15 +228,23 @@ class _Probe(keras.callbacks.Callback):
         self.every, self.batch_size = every, batch_size
         self.name = name or self.default_name
 
+    def on_train_begin(self, logs=None):
+        self._accuracy = None
+
     def on_epoch_end(self, epoch, logs=None):
-        last = epoch + 1 == self.params.get("epochs")
-        if logs is None or not (last or (epoch + 1) % self.every == 0):
+        if logs is None:
             return
+        last = epoch + 1 == self.params.get("epochs")
+        if self._accuracy is None or last or (epoch + 1) % self.every == 0:
+            self._accuracy = self._probe()
+        logs[self.name] = self._accuracy
+
+    def _probe(self):
         backbone = getattr(self.model, "backbone", self.model)
         (train_images, train_labels), (test_images, test_labels) = self.train, self.test
         train_features = evaluation.extract_features(backbone, train_images, self.batch_size, verbose=0)
         test_features = evaluation.extract_features(backbone, test_images, self.batch_size, verbose=0)
-        logs[self.name] = self.measure(train_features, train_labels, test_features, test_labels).accuracy
+        return self.measure(train_features, train_labels, test_features, test_labels).accuracy
 
 
 class NearestNeighborProbe(_Probe):
@@ -249,7 +257,8 @@ class NearestNeighborProbe(_Probe):
         train: `(images, labels)` that neighbours are taken from.
         test: `(images, labels)` that are classified. Take them from the training set: a test set is for the
             end.
-        every: number of epochs between two probes. Defaults to 1; the last epoch is always probed.
+        every: number of epochs between two probes. Defaults to 1. The first and the last epoch are always
+            probed; epochs between two probes repeat the last value, so that every epoch has one.
         batch_size: images at a time. Defaults to 256.
         name: in the logs. Defaults to "nearest_neighbor_accuracy".
         k: number of neighbours. Defaults to 1.
@@ -278,7 +287,7 @@ class NearestNeighborProbe(_Probe):
 class LinearProbe(_Probe):
     """Accuracy of a linear probe on frozen, standardised features, while training.
 
-    As `NearestNeighborProbe`, with a logistic regression of one fixed weight decay, which takes a second
+    As `NearestNeighborProbe`, with a logistic regression of one fixed weight decay, which takes seconds
     where the search of `evaluation.linear_probe` takes minutes.
 
     Args:

@@ -157,6 +157,7 @@ class TestFolders:
     def test_size_brings_all_images_to_one_square(self, folder):
         assert data.load(folder, size=8).images.shape == (6, 8, 8, 3)
 
+    @pytest.mark.fault(48)
     @pytest.mark.parametrize(
         "broken", [b"", b"not an image", encoded(PIXELS[0])[:40]], ids=["empty", "text", "cut"]
     )

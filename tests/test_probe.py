@@ -1,5 +1,7 @@
 """Laws of the probes, with independent float64 solutions where there are some."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from scipy.special import logsumexp
 import star_keras as sk
 from star_keras.evaluation import extract_features, linear_probe, nearest_neighbors
 from star_keras.evaluation.logistic import Logistic
-from star_keras.exceptions import NonFiniteError
+from star_keras.exceptions import NonFiniteError, ShapeError
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(120) % 3
@@ -33,6 +35,53 @@ def test_linear_probe_reaches_the_unique_optimum_of_the_protocol(weight):
     )
     found = Logistic(FEATURES, LABELS, 3).solve(weight)
     assert objective(found.ravel(), FEATURES, LABELS, weight) == pytest.approx(best.fun, rel=1e-6)
+
+
+@pytest.mark.parametrize("spread", [0.0, 20.0], ids=["overlapping", "separable"])
+def test_the_smallest_weight_of_the_protocol_is_solved_from_scratch_and_from_a_neighbour(spread):
+    features = 1e3 * (FEATURES + spread * np.eye(3, 5)[LABELS])
+    model = Logistic(features, LABELS, 3)
+    cold = model.objective(model.solve(1e-6), 1e-6)
+    warm = model.objective(model.solve(1e-6, model.solve(1e-3)), 1e-6)
+    assert warm == pytest.approx(cold, rel=1e-6, abs=1e-13)  # 120 terms cannot be summed more exactly
+
+
+@pytest.mark.parametrize("weight", [0.05, 2.0])
+def test_linear_probe_is_the_logistic_regression_of_scikit_learn(weight):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    theirs = linear_model.LogisticRegression(C=1 / (2 * weight), fit_intercept=False, tol=1e-9, max_iter=5000)
+    theirs.fit(np.c_[FEATURES, np.ones(120)], LABELS)
+    ours = Logistic(FEATURES, LABELS, 3).solve(weight)
+    np.testing.assert_allclose(ours.T, theirs.coef_, atol=2e-4)
+
+
+def test_one_block_for_all_classes_finds_the_same_optimum(monkeypatch):
+    monkeypatch.setattr("star_keras.evaluation.logistic._BLOCK_ENTRIES", 0)
+    shared = Logistic(FEATURES, LABELS, 3)
+    monkeypatch.undo()
+    own = Logistic(FEATURES, LABELS, 3)
+    np.testing.assert_allclose(shared.solve(0.1), own.solve(0.1), atol=1e-3)
+
+
+def test_official_validation_data_choose_the_weight_and_join_the_training_set():
+    result = linear_probe(
+        FEATURES, LABELS, TEST_FEATURES, TEST_LABELS,
+        weights=[1e-3, 1e6], validation_data=(TEST_FEATURES, TEST_LABELS[:, None]),
+    )  # fmt: skip
+    joined = np.concatenate([FEATURES, TEST_FEATURES]), np.concatenate([LABELS, TEST_LABELS])
+    assert result.accuracy == linear_probe(*joined, TEST_FEATURES, TEST_LABELS, weights=1e-3).accuracy
+    assert (result.weight, result.num_train, result.num_validation, result.seed) == (1e-3, 180, 60, None)
+
+
+def test_results_turn_into_plain_values():
+    for result in (
+        linear_probe(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS, weights=[0.1, 1.0]),
+        nearest_neighbors(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS),
+    ):
+        fields = json.loads(json.dumps(result.to_dict()))
+        assert fields["accuracy"] == result.accuracy
+        assert fields["num_test"] == 60
+        assert fields["floor"] == pytest.approx(1 / 3)
 
 
 def test_weight_is_chosen_among_the_candidates_and_repeatable():
@@ -131,6 +180,16 @@ def test_features_do_not_depend_on_the_batch_size(backbone):
     np.testing.assert_allclose(extract_features(backbone, images, batch_size=3), whole, atol=1e-4)
 
 
+def test_layers_have_features_and_maps_are_refused():
+    images = RNG.uniform(0, 1, (3, 4, 4, 2)).astype("float32")
+    pooled = extract_features(keras.layers.GlobalAveragePooling2D(), images)
+    np.testing.assert_allclose(pooled, images.mean(axis=(1, 2)), rtol=1e-5)
+    with pytest.raises(ShapeError, match=r"shape \(3, 4, 4, 2\)"):
+        extract_features(keras.layers.ReLU(), images)
+    with pytest.raises(ValueError, match="at least one image"):
+        extract_features(keras.layers.GlobalAveragePooling2D(), images[:0])
+
+
 def test_features_that_are_not_finite_are_refused(backbone):
     images = np.zeros((3, 8, 8, 3))
     images[1] = np.nan
@@ -151,4 +210,4 @@ def test_probes_write_into_the_logs_of_a_fit_and_resume_keeps_them(tmp_path):
     ]
     history = model.fit(rows, labels, epochs=3, callbacks=[*probes, resume], verbose=0).history
     assert history["nearest_neighbor_accuracy"] == resume.history["nearest_neighbor_accuracy"] == [1.0] * 3
-    assert history["linear_probe_accuracy"] == [1.0, 1.0]  # epochs 2 and, being the last, 3
+    assert history["linear_probe_accuracy"] == [1.0] * 3  # probed in epochs 1, 2 and, being the last, 3

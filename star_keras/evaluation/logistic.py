@@ -15,8 +15,8 @@ class Logistic:
 
     Newton steps by conjugate gradients, preconditioned with each class's own block of the Hessian. The
     features of a network are so correlated that L-BFGS does not arrive at small weights in 5,000
-    iterations; this needs a few dozen products. The optimum is unique, so the way to it is free: a path
-    of weights is walked from the largest down, each solution starting the next.
+    iterations; this needs some dozens of products. The optimum is unique, so the way to it is free: walk a
+    path of weights from the largest down, each solution starting the next.
 
     Args:
         features: array `(n, d)`.
@@ -38,6 +38,7 @@ class Logistic:
         shape = self.inputs.shape[1], self.one_hot.shape[1]
         solution = np.zeros(shape) if start is None else start
         value, gradient, probabilities = self._evaluate(solution, weight)
+        rounding = len(self.labels) * np.finfo("float64").eps
         precondition, products = None, 0
         for _ in range(_MAX_STEPS):
             if self._blocks is None or products > _STALE_AFTER:
@@ -53,7 +54,7 @@ class Logistic:
                 rate /= 2
             solution = solution + rate * step
             value, gradient, probabilities = candidate
-            if promised <= self.tolerance * value:
+            if promised <= self.tolerance * value + rounding:
                 return solution
         warnings.warn(f"Logistic regression did not converge at weight {weight:.3g}.", stacklevel=2)
         return solution
@@ -88,7 +89,9 @@ class Logistic:
         step, residual = np.zeros_like(gradient), -gradient
         direction = precondition(residual)
         size = first = np.sum(residual * direction)
-        for products in range(1, _MAX_PRODUCTS + 1):
+        products = 0
+        while products < _MAX_PRODUCTS:
+            products += 1
             image = self._hessian_product(direction, probabilities, weight)
             rate = size / np.sum(direction * image)
             step += rate * direction
@@ -118,7 +121,8 @@ def _with_ones(features):
 
 def _inverse(blocks, weight):
     """Applies the inverses of `blocks + 2 * weight * I`, one a class, to the columns of an array."""
-    lower = np.linalg.cholesky(blocks + 2 * weight * np.eye(blocks.shape[1]))
+    rounding = 1e-13 * np.trace(blocks, axis1=1, axis2=2)[:, None, None]
+    lower = np.linalg.cholesky(blocks + (2 * weight + rounding) * np.eye(blocks.shape[1]))
     factors = np.linalg.inv(lower)
 
     def apply(columns):

@@ -116,8 +116,9 @@ def extract_features(backbone, images, batch_size=256, verbose="auto"):
     broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(broken):
         raise NonFiniteError(
-            f"Features must be finite. Received: NaN or infinity for {len(broken)} of {len(features)} images, "
-            f"the first at {broken[:5].tolist()}; look at the weights, or compute in float32."
+            f"Features must be finite. Received: NaN or infinity for {len(broken)} of "
+            f"{len(features)} images, the first at {broken[:5].tolist()}; look at the weights, or compute in "
+            "float32."
         )
     return features
 
@@ -259,8 +260,8 @@ def _data_of_classes(features, labels, name, train, classes):
     unknown = np.setdiff1d(labels, classes)
     if len(unknown):
         raise ValueError(
-            f"`{name}_labels` must be classes that occur in `train_labels`. Received: {unknown[:5].tolist()}, "
-            f"{len(unknown)} unknown of {len(np.unique(labels))} classes"
+            f"`{name}_labels` must be classes that occur in `train_labels`. Received: "
+            f"{unknown[:5].tolist()}, {len(unknown)} unknown of {len(np.unique(labels))} classes"
         )
     return features, np.searchsorted(classes, labels)
 
