@@ -188,13 +188,18 @@ def test_neutral_parameters_of_star_views_give_the_image_back():
 CHAINS = {
     "star": lambda: list(aug.star_views(16).augmentations),
     "linear": lambda: [
-        aug.RandomResizedCrop(16), aug.GaussianBlur(3), aug.HorizontalFlip(), aug.GaussianBlur(5)
+        aug.RandomResizedCrop(16),
+        aug.GaussianBlur(3),
+        aug.HorizontalFlip(),
+        aug.GaussianBlur(5),
     ],
     "crop twice": lambda: [aug.RandomResizedCrop(20), aug.HorizontalFlip(), aug.RandomResizedCrop((9, 14))],
     "colour first": lambda: [aug.ColorJitter(), aug.HorizontalFlip(), aug.RandomResizedCrop(8)],
     "flip first": lambda: [aug.HorizontalFlip(), aug.QuarterTurn(), aug.GaussianBlur(3), aug.QuarterTurn()],
     "nested": lambda: [
-        aug.Compose([aug.RandomResizedCrop(16), aug.Solarize()]), aug.Solarize(9), aug.QuarterTurn()
+        aug.Compose([aug.RandomResizedCrop(16), aug.Solarize()]),
+        aug.Solarize(9),
+        aug.QuarterTurn(),
     ],
 }
 
