@@ -41,21 +41,29 @@ def run(model="resnet20", picture="quickstart.png", epochs=10, smoke=False):
     if smoke:
         test_images, test, epochs = test_images[:200], test._replace(labels=test.labels[:200]), 1
 
+    # One compiled network does all the work; every run gives it its own weights to start from.
+    network = sk.models.load(model, num_classes=10)
+    network.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    network.optimizer.build(network.trainable_variables)
+    blank = [np.array(variable.value) for variable in network.optimizer.variables]
+
     accuracies = {name: {} for name in METHODS}
     jobs = [(count, seed) for count, seeds in plan.items() for seed in seeds]
     progress = keras.utils.Progbar(len(jobs), unit_name="run")
     for done, (count, seed) in enumerate(jobs, start=1):
         rows = choose(train.labels, count, seed)
         images, labels = train_images[rows], train.labels[rows]
-        for weights in (True, False):
+        for weights, names in ((True, list(METHODS)[:2]), (False, list(METHODS)[2:])):
             keras.utils.set_random_seed(seed)
-            classifier = sk.models.load(model, weights=weights, num_classes=10)
-            probe = probe_accuracy(classifier.backbone, images, labels, test_images, test.labels)
-            tuned = fit_accuracy(classifier, images, labels, test_images, test.labels, epochs)
-            names = list(METHODS)[:2] if weights else list(METHODS)[2:]
-            for name, accuracy in zip(names, (tuned, probe), strict=True):
+            start = sk.models.load(model, weights=weights, num_classes=10)
+            network.set_weights(start.get_weights())
+            for variable, value in zip(network.optimizer.variables, blank, strict=True):
+                variable.assign(value)
+            probed = probe_accuracy(network.backbone, images, labels, test_images, test.labels)
+            network.fit(images, labels, batch_size=25, epochs=epochs, verbose=0)
+            tuned = network.evaluate(test_images, test.labels, batch_size=250, verbose=0, return_dict=True)
+            for name, accuracy in zip(names, (tuned["accuracy"], probed), strict=True):
                 accuracies[name].setdefault(count, []).append(accuracy)
-            keras.backend.clear_session()
         progress.update(done)
 
     print_table(model, accuracies, plan)
@@ -76,14 +84,6 @@ def choose(labels, count, seed):
     """Indices of `count` images of each class."""
     rng = np.random.default_rng(seed)
     return np.concatenate([rng.choice(np.flatnonzero(labels == k), count, replace=False) for k in range(10)])
-
-
-def fit_accuracy(classifier, images, labels, test_images, test_labels, epochs):
-    classifier.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    classifier.fit(images, labels, batch_size=25, epochs=epochs, verbose=0)
-    return classifier.evaluate(test_images, test_labels, batch_size=250, verbose=0, return_dict=True)[
-        "accuracy"
-    ]
 
 
 def probe_accuracy(backbone, images, labels, test_images, test_labels):
