@@ -79,3 +79,12 @@ def test_every_recipe_runs_in_smoke_mode_and_goes_on_where_it_stopped(recipe, tm
     assert second.returncode == 0, second.stderr[-3000:]
     assert "Epoch 2/2" in second.stdout
     assert "Epoch 1/2" not in second.stdout
+
+
+@pytest.mark.slow
+def test_the_pretraining_example_runs_and_draws_its_picture(tmp_path):
+    arguments = ["--count", "128", "--epochs", "2", "--folder", "run", "--picture", "picture.png"]
+    command = [sys.executable, str(ROOT / "examples/pretrain_star.py"), *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
