@@ -1,4 +1,4 @@
-"""What recipes share: a command line made from their own arguments, the measurement, the results file."""
+"""What recipes share: a command line made from their own arguments, measurements, the results file."""
 
 import argparse
 import inspect
@@ -7,9 +7,10 @@ import os
 import pathlib
 import platform
 
+import keras
 import numpy as np
 
-from star_keras import evaluation
+from star_keras import callbacks, evaluation
 
 
 def command_line(run, arguments=None):
@@ -81,6 +82,60 @@ def measure(backbone, train, test, count=10000, seeds=(0, 1, 2)):
         spread = float(np.std(accuracies, ddof=1)) if len(seeds) > 1 else 0.0
         summary[name] = {"mean": float(np.mean(accuracies)), "std": spread, "runs": results}
     return summary
+
+
+def pretrain(model, train, folder, epochs, batch_size, seed, minutes=None):
+    """Fits a compiled pretraining model with checkpoints and a monitor, and goes on where it stopped.
+
+    The monitor is the nearest neighbour of a thousand training images among five thousand others, every
+    five epochs: test images are for the end.
+
+    Args:
+        model: a built and compiled `STARPretraining`.
+        train: `(images, labels)`; the labels are for the monitor alone.
+        folder: of the checkpoint.
+        epochs, batch_size, seed: integers.
+        minutes: stop, resumably, after about as many. Defaults to None: run to the end.
+
+    Returns:
+        The history, a dict of lists, of all epochs once they are done; None before.
+    """
+    images, labels = train
+    bank, queries = slice(0, 5000), slice(-1000, None)
+    probe = callbacks.NearestNeighborProbe(
+        (images[bank], labels[bank]), (images[queries], labels[queries]), every=5
+    )
+    resume = callbacks.Resume(folder, minutes=minutes)
+    model.fit(
+        resume.batches(images, batch_size, seed),
+        epochs=epochs,
+        initial_epoch=resume.epoch,
+        shuffle=False,
+        callbacks=[probe, resume],
+    )
+    return resume.history if resume.epoch == epochs else None
+
+
+def untrained(backbone, images, seed=0, batch_size=256, steps=40):
+    """The same network at random initialisation, its batch-norm statistics set on images.
+
+    The floor of every self-supervised result: what the architecture alone is worth.
+
+    Args:
+        backbone: a model of the zoo.
+        images: array of images in [0, 255].
+        seed: of the initialisation. Defaults to 0.
+        batch_size, steps: how much the moving statistics see. Default to 40 batches of 256.
+
+    Returns:
+        A new model.
+    """
+    keras.utils.set_random_seed(seed)
+    fresh = type(backbone).from_config(backbone.get_config())
+    drawn = np.random.default_rng(seed)
+    for _ in range(steps):
+        fresh(images[drawn.integers(len(images), size=batch_size)], training=True)
+    return fresh
 
 
 def write_results(path, results):

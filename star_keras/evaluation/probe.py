@@ -1,19 +1,34 @@
-"""Features of frozen backbones, and the two classifiers that are put on them."""
+"""Two classifiers on frozen features: logistic regression and nearest neighbours."""
 
 import dataclasses
 
-import keras
 import numpy as np
 
 from star_keras.evaluation.logistic import Logistic, predict
-from star_keras.exceptions import NonFiniteError, ShapeError
 
 _METRICS = ("top1", "class_average")
 _CHUNK = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NearestNeighborResult:
+class _Accuracy:
+    """What every classifier on frozen features reports."""
+
+    accuracy: float
+    standard_error: float
+    floor: float
+    metric: str
+    num_train: int
+    num_test: int
+    num_classes: int
+
+    def to_dict(self):
+        """The fields as a dict of plain Python values."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NearestNeighborResult(_Accuracy):
     """What `nearest_neighbors` measured.
 
     Attributes:
@@ -21,106 +36,35 @@ class NearestNeighborResult:
         standard_error: of the accuracy, from the number of test images alone.
         floor: accuracy of always answering the most frequent training class.
         metric: `"top1"` or `"class_average"`.
-        k: number of neighbours.
         num_train: number of training images.
         num_test: number of test images.
         num_classes: number of classes.
+        k: number of neighbours.
     """
 
-    accuracy: float
-    standard_error: float
-    floor: float
-    metric: str
     k: int
-    num_train: int
-    num_test: int
-    num_classes: int
-
-    def to_dict(self):
-        """The fields as a dict of plain Python values."""
-        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LinearProbeResult:
+class LinearProbeResult(_Accuracy):
     """What `linear_probe` measured.
 
     Attributes:
-        accuracy: in [0, 1], by `metric`.
-        standard_error: of the accuracy, from the number of test images alone.
-        floor: accuracy of always answering the most frequent training class.
-        metric: `"top1"` or `"class_average"`.
+        accuracy, standard_error, floor, metric, num_test, num_classes: as in `NearestNeighborResult`.
+        num_train: number of training images, those of the validation part included.
         weight: the penalty of the classifier.
         validation_accuracies: accuracy on the validation part of every candidate, a dict by weight;
             None where there was one weight.
         standardize: whether the features were standardised.
-        num_train: number of training images, those of the validation part included.
         num_validation: number of images the weight was chosen on.
-        num_test: number of test images.
-        num_classes: number of classes.
         seed: of the choice of the validation part; None where nothing was drawn.
     """
 
-    accuracy: float
-    standard_error: float
-    floor: float
-    metric: str
     weight: float
     validation_accuracies: dict | None
     standardize: bool
-    num_train: int
     num_validation: int
-    num_test: int
-    num_classes: int
     seed: int | None
-
-    def to_dict(self):
-        """The fields as a dict of plain Python values."""
-        return dataclasses.asdict(self)
-
-
-def extract_features(backbone, images, batch_size=256, verbose="auto"):
-    """Features of images, in inference mode: no augmentation, no dropout, moving statistics.
-
-    Args:
-        backbone: a Keras model or layer that maps a batch of images to `(batch, features)`.
-        images: array `(n, height, width, channels)`, as the backbone takes them.
-        batch_size: images at a time; the features do not depend on it. Defaults to 256.
-        verbose: as in `keras.Model.predict`. Defaults to `"auto"`: a progress bar.
-
-    Returns:
-        A float32 NumPy array `(n, features)`.
-
-    Raises:
-        ValueError: if there is no image.
-        ShapeError: if the backbone returns something else than one vector an image.
-        NonFiniteError: if a feature is NaN or infinite.
-
-    Example:
-
-    >>> backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()])
-    >>> extract_features(backbone, np.ones((10, 8, 8, 3)), batch_size=4, verbose=0).shape
-    (10, 3)
-    """
-    if len(images) == 0:
-        raise ValueError("`images` must hold at least one image. Received: none")
-    model = backbone if isinstance(backbone, keras.Model) else keras.Sequential([backbone])
-    features = model.predict(np.asarray(images), batch_size=batch_size, verbose=verbose)
-    shape = getattr(features, "shape", None)
-    if shape is None or len(shape) != 2:
-        raise ShapeError(
-            "`backbone` must map images to one array (batch, features). Received: "
-            f"{f'shape {shape}' if shape else type(features).__name__}; pool a map, name one of many outputs."
-        )
-    features = np.asarray(features, "float32")
-    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(broken):
-        raise NonFiniteError(
-            f"Features must be finite. Received: NaN or infinity for {len(broken)} of "
-            f"{len(features)} images, the first at {broken[:5].tolist()}; look at the weights, or compute in "
-            "float32."
-        )
-    return features
 
 
 def linear_probe(

@@ -50,27 +50,18 @@ def run(
     schedule = keras.optimizers.schedules.CosineDecay(0.06, epochs * (len(images) // batch_size))
     model.compile(keras.optimizers.SGD(schedule, momentum=0.9, weight_decay=5e-3))
 
-    # The monitor looks at training images only; the test images are for the end.
-    bank, queries = slice(0, 5000), slice(-1000, None)
-    probe = sk.callbacks.NearestNeighborProbe(
-        (images[bank], labels[bank]), (images[queries], labels[queries]), every=5
-    )
-    resume = sk.callbacks.Resume(folder, minutes=minutes)
-    model.fit(
-        resume.batches(images, batch_size, seed),
-        epochs=epochs,
-        initial_epoch=resume.epoch,
-        shuffle=False,
-        callbacks=[probe, resume],
-    )
-    if publish and resume.epoch == epochs:
-        put_into_zoo(model, resume.history, (images, labels), seed, precision)
+    history = sk.recipes.pretrain(model, (images, labels), folder, epochs, batch_size, seed, minutes)
+    if publish and history:
+        put_into_zoo(model, history, (images, labels), seed, precision)
     return model
 
 
 def put_into_zoo(model, history, train, seed, precision):
+    keras.config.set_dtype_policy("float32")
     test = sk.data.load("cifar10_test1k")
-    measured = sk.recipes.measure(model.backbone, train, (test.images, test.labels))
+    test = test.images, test.labels
+    measured = sk.recipes.measure(model.backbone, train, test)
+    floor = sk.recipes.measure(sk.recipes.untrained(model.backbone, train[0]), train, test)
     sk.models.publish(
         model,
         "star-resnet20.cifar10-1",
@@ -81,7 +72,9 @@ def put_into_zoo(model, history, train, seed, precision):
         results={name: found["mean"] for name, found in measured.items()},
     )
     run = {"epochs": len(history["loss"]), "seed": seed, "precision": precision, "history": history}
-    sk.recipes.write_results(pathlib.Path(__file__).with_name("results.json"), {**measured, "run": run})
+    sk.recipes.write_results(
+        pathlib.Path(__file__).with_name("results.json"), {**measured, "untrained": floor, "run": run}
+    )
 
 
 if __name__ == "__main__":

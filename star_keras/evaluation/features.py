@@ -1,0 +1,50 @@
+"""Features of frozen backbones."""
+
+import keras
+import numpy as np
+
+from star_keras.exceptions import NonFiniteError, ShapeError
+
+
+def extract_features(backbone, images, batch_size=256, verbose="auto"):
+    """Features of images, in inference mode: no augmentation, no dropout, moving statistics.
+
+    Args:
+        backbone: a Keras model or layer that maps a batch of images to `(batch, features)`.
+        images: array `(n, height, width, channels)`, as the backbone takes them.
+        batch_size: images at a time; the features do not depend on it. Defaults to 256.
+        verbose: as in `keras.Model.predict`. Defaults to `"auto"`: a progress bar.
+
+    Returns:
+        A float32 NumPy array `(n, features)`.
+
+    Raises:
+        ValueError: if there is no image.
+        ShapeError: if the backbone returns something else than one vector an image.
+        NonFiniteError: if a feature is NaN or infinite.
+
+    Example:
+
+    >>> backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()])
+    >>> extract_features(backbone, np.ones((10, 8, 8, 3)), batch_size=4, verbose=0).shape
+    (10, 3)
+    """
+    if len(images) == 0:
+        raise ValueError("`images` must hold at least one image. Received: none")
+    model = backbone if isinstance(backbone, keras.Model) else keras.Sequential([backbone])
+    features = model.predict(np.asarray(images), batch_size=batch_size, verbose=verbose)
+    shape = getattr(features, "shape", None)
+    if shape is None or len(shape) != 2:
+        raise ShapeError(
+            "`backbone` must map images to one array (batch, features). Received: "
+            f"{f'shape {shape}' if shape else type(features).__name__}; pool a map, name one of many outputs."
+        )
+    features = np.asarray(features, "float32")
+    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(broken):
+        raise NonFiniteError(
+            f"Features must be finite. Received: NaN or infinity for {len(broken)} of "
+            f"{len(features)} images, the first at {broken[:5].tolist()}; look at the weights, or compute in "
+            "float32."
+        )
+    return features
