@@ -24,5 +24,5 @@ def numpy_in_examples(doctest_namespace):
 
 @pytest.fixture(autouse=True)
 def fresh_names_and_seeds():
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)

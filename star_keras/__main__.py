@@ -9,6 +9,8 @@ import sys
 
 from star_keras.version import __version__
 
+DEFAULT_RECIPE = "star-resnet18"
+
 
 def main(arguments=None):
     """Runs the command line.
@@ -27,10 +29,12 @@ def main(arguments=None):
     listing.add_argument("pattern", nargs="?", default="*", help='such as "star-*"')
     description = commands.add_parser("info", help="what is known about a model")
     description.add_argument("name")
-    training = commands.add_parser(
-        "pretrain", help="train a model of the zoo again, by its recipe", add_help=False
+    commands.add_parser(
+        "pretrain",
+        add_help=False,
+        help="[RECIPE] [flags of the recipe]: train by a recipe of the zoo or a Python file "
+        f"(default: {DEFAULT_RECIPE}), on images of your own with --images FOLDER",
     )
-    training.add_argument("recipe", help="name of a folder of the zoo, or a Python file")
 
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "pretrain":
@@ -38,7 +42,7 @@ def main(arguments=None):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         if options.command == "pretrain":
-            return _pretrain(options.recipe, rest)
+            return _pretrain(rest)
         return _list(options.pattern) if options.command == "list" else _info(options.name)
     except (KeyError, ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"star-keras: {error}", file=sys.stderr)
@@ -67,7 +71,9 @@ def _info(name):
     return 0
 
 
-def _pretrain(recipe, arguments):
+def _pretrain(arguments):
+    named = arguments and not arguments[0].startswith("-")
+    recipe, arguments = (arguments[0], arguments[1:]) if named else (DEFAULT_RECIPE, arguments)
     path = _find_recipe(recipe)
     before, sys.argv = sys.argv, [f"star-keras pretrain {recipe}", *arguments]
     try:

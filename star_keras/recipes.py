@@ -87,12 +87,12 @@ def measure(backbone, train, test, count=10000, seeds=(0, 1, 2)):
 def pretrain(model, train, folder, epochs, batch_size, seed, minutes=None):
     """Fits a compiled pretraining model with checkpoints and a monitor, and goes on where it stopped.
 
-    The monitor is the nearest neighbour of a thousand training images among five thousand others, every
-    five epochs: test images are for the end.
+    The monitor, every five epochs, is the nearest neighbour of a fifth of the training images, at most a
+    thousand, among at most five thousand others: test images are for the end.
 
     Args:
         model: a built and compiled `STARPretraining`.
-        train: `(images, labels)`; the labels are for the monitor alone.
+        train: `(images, labels)`. The labels are for the monitor alone; of one class, there is none.
         folder: of the checkpoint.
         epochs, batch_size, seed: integers.
         minutes: stop, resumably, after about as many. Defaults to None: run to the end.
@@ -101,17 +101,19 @@ def pretrain(model, train, folder, epochs, batch_size, seed, minutes=None):
         The history, a dict of lists, of all epochs once they are done; None before.
     """
     images, labels = train
-    bank, queries = slice(0, 5000), slice(-1000, None)
-    probe = callbacks.NearestNeighborProbe(
-        (images[bank], labels[bank]), (images[queries], labels[queries]), every=5
-    )
     resume = callbacks.Resume(folder, minutes=minutes)
+    monitors = [resume]
+    if np.ptp(labels):
+        asked = min(1000, len(images) // 5)
+        bank, queries = slice(0, min(5000, len(images) - asked)), slice(-asked, None)
+        neighbors = (images[bank], labels[bank]), (images[queries], labels[queries])
+        monitors.insert(0, callbacks.NearestNeighborProbe(*neighbors, every=5))
     model.fit(
         resume.batches(images, batch_size, seed),
         epochs=epochs,
         initial_epoch=resume.epoch,
         shuffle=False,
-        callbacks=[probe, resume],
+        callbacks=monitors,
     )
     return resume.history if resume.epoch == epochs else None
 

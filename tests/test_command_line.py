@@ -5,7 +5,9 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from star_keras import models, recipes
 from star_keras.__main__ import main
@@ -79,6 +81,19 @@ def test_every_recipe_runs_in_smoke_mode_and_goes_on_where_it_stopped(recipe, tm
     assert second.returncode == 0, second.stderr[-3000:]
     assert "Epoch 2/2" in second.stdout
     assert "Epoch 1/2" not in second.stdout
+
+
+@pytest.mark.slow
+def test_images_of_ones_own_need_no_recipe_and_no_classes(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 20, 24, 3), dtype="uint8")
+    (tmp_path / "photos").mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
+    command = [sys.executable, "-m", "star_keras", "pretrain", "--smoke", "--images", "./photos"]
+    finished = subprocess.run([*command, "--folder", "run"], capture_output=True, text=True, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert "Epoch 2/2" in finished.stdout
+    assert (tmp_path / "run" / "checkpoint.weights.h5").is_file()
 
 
 @pytest.mark.slow

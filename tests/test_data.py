@@ -188,8 +188,15 @@ class TestFolders:
         assert found.images.shape == (2, 6, 6, 3)
         assert (found.images.mean(axis=(1, 2)) @ [1, -1, -1] > 200).all()  # both are red
 
-    def test_a_folder_without_classes_is_refused(self, tmp_path):
-        with pytest.raises(ValueError, match="one subfolder per class"):
+    def test_images_without_classes_are_all_of_class_0(self, tmp_path):
+        for i in range(3):
+            (tmp_path / f"{i}.png").write_bytes(encoded(PIXELS[i]))
+        found = data.load(tmp_path)
+        np.testing.assert_array_equal(found.images, PIXELS[:3])
+        assert found.labels.tolist() == [0, 0, 0] and found.class_names is None
+
+    def test_a_folder_without_images_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="and no image"):
             data.load(tmp_path)
 
 

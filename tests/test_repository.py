@@ -1,4 +1,4 @@
-"""The tree as a whole: its table of presets is that of the catalogue, its weights have cards, its style is one."""
+"""The tree as a whole: the table of presets is that of the catalogue, weights have cards, style is one."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""A folder of images: each subfolder is a class."""
+"""A folder of images: each subfolder is a class, or there is none."""
 
 import pathlib
 
@@ -14,7 +14,7 @@ def read(folder, split=None, size=None, on_error="raise"):
     """Reads `folder/<class>/<image>`, or `folder/<split>/<class>/<image>`, as a `Split`.
 
     Classes and files are taken in the order of their names; other kinds of files and hidden ones are
-    passed over.
+    passed over. A folder without subfolders has images without classes: every label is 0.
     """
     folder = pathlib.Path(folder)
     if split is None and _subfolders(folder / "train"):
@@ -26,16 +26,18 @@ def read(folder, split=None, size=None, on_error="raise"):
             f"{[path.name for path in _subfolders(folder)[:8]]}"
         )
     classes = _subfolders(root)
-    files = [_images_in(path) for path in classes]
+    files = [_images_in(path) for path in classes or [root]]
     paths = [path for group in files for path in group]
     if not paths:
         raise ValueError(
-            "A folder of images must have one subfolder per class, with images of the types "
-            f"{', '.join(sorted(SUFFIXES))} in them. Received: {root}, {len(classes)} subfolders without one"
+            "A folder of images must hold images of the types "
+            f"{', '.join(sorted(SUFFIXES))}, in one subfolder per class or without any. "
+            f"Received: {root}, {len(classes)} subfolders and no image"
         )
-    labels = np.repeat(np.arange(len(classes)), [len(group) for group in files])
+    labels = np.repeat(np.arange(len(files)), [len(group) for group in files])
     images, kept = image_tools.decode(paths, size, on_error, names=paths)
-    return Split(image_tools.stack(images), labels[kept], tuple(path.name for path in classes))
+    names = tuple(path.name for path in classes) or None
+    return Split(image_tools.stack(images), labels[kept], names)
 
 
 def _subfolders(folder):

@@ -16,7 +16,8 @@ def load(name, split=None, size=None, data_dir=None, download=False, on_error="r
     Looked for in this order, nothing is ever fetched unless `download=True`:
 
     1. a path (a `pathlib.Path`, or a string with a separator, such as `"./photos"`): a folder with one
-       subfolder of images per class, below a folder per split or not; or an `.npz` file;
+       subfolder of images per class, below a folder per split or not, or of images without classes,
+       whose labels are all 0; or an `.npz` file;
     2. `"fashion_mnist"`: 10,000 training and 2,000 test images that travel with the package, the first
        of each class, pixels unchanged (MIT licence);
     3. `<name>.npz` in the folder named by the environment variable `STAR_KERAS_DATA`;

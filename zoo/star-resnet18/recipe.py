@@ -3,8 +3,9 @@
 Paper      Jeon and others, Soft Task-Aware Routing of Experts (NeurIPS 2025), sections 3 and 4, STL10 recipe
 Data       cifar10_train45k, the first 45,000 training images, in the folder STAR_KERAS_DATA
 GPU        star-keras pretrain star-resnet18 --folder runs/star-resnet18
-CPU        star-keras pretrain star-resnet18 --folder runs/star-resnet18 --stem strided --epochs 20 --minutes 60
+CPU        star-keras pretrain star-resnet18 --folder runs/star-resnet18 --stem strided --epochs 20
 Compared   the same with `--method simclr`: one expert, the invariant loss alone, as many epochs
+Own images star-keras pretrain star-resnet18 --images ./photos --folder runs/photos
 
 Run the command again to go on where it stopped. `--smoke` shows in a minute that everything works,
 `--publish` measures the finished run; of the method star it puts the backbone into the zoo.
@@ -16,8 +17,11 @@ import keras
 
 import star_keras as sk
 
+OWN = "cifar10_train45k"
+
 
 def run(
+    images=OWN,
     folder="runs/star-resnet18",
     method="star",
     stem="cifar",
@@ -30,12 +34,14 @@ def run(
 ):
     if method not in ("star", "simclr"):
         raise ValueError(f"`method` must be 'star' or 'simclr'. Received: method={method!r}")
+    if publish and images != OWN:
+        raise ValueError(f"`publish` is for {OWN}. Received: images={images!r}")
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
 
     # Data: labels are for the probes alone.
-    train = sk.data.load("fashion_mnist" if smoke else "cifar10_train45k")
-    images, labels = sk.data.to_rgb(train.images, 32), train.labels
+    train = sk.data.load("fashion_mnist" if smoke and images == OWN else images, size=32)
+    images, labels = sk.data.to_rgb(train.images), train.labels
     batch_size, units, num_experts = 256, 512, 16 if method == "star" else 1
     if smoke:
         images, labels, epochs, batch_size, units = images[:64], labels[:64], min(epochs, 2), 32, 16
