@@ -36,6 +36,7 @@ class Case:
         target: what star_keras sets out to reach, in words.
         ours: implementations in this folder.
         peers: implementations in the peers' folder.
+        reference: one of `ours` that counts as a peer: what speed is the ratio to, where nobody else's is.
         limit: the peers' script and case that measure the peak of the machine, for cases that are
             nothing but products of matrices.
     """
@@ -45,6 +46,7 @@ class Case:
     target: str
     ours: tuple
     peers: tuple = ()
+    reference: str | None = None
     limit: tuple | None = None
 
 
@@ -53,6 +55,8 @@ def _cases():
         name = f"SimCLR step, batch 64, {dtype}"
         ours = tuple(("simclr_step.py", "bs64", f"star_keras-{dtype}{views}") for views in ("", *views))
         yield Case("simclr", name, target, ours, (("simclr_step.py", "bs64", f"torch-{dtype}-cl"),))
+    ours = tuple(("star_step.py", "bs128", name) for name in ("16-experts", "one-head"))
+    yield Case("star", "STAR step, batch 128, bf16", "speed >= 0.94", ours, reference="one-head")
     for size, target in ((32, "12.8 ms a core, 20k views/s"), (96, "85 ms a core, 3k views/s")):
         script = "augment.py", f"aug{size}"
         name = f"256 views with parameters, {size} px"
@@ -66,7 +70,7 @@ def _cases():
         peers = ("mmoe.py", case, "batched"), ("mmoe.py", case, "loop")
         ours = (("mmoe.py", case, "star_keras"),)
         name = f"RoutedExperts, forward and backward, {case}"
-        yield Case("mmoe", name, "1.6 x limit", ours, peers, ("limits.py", "matmul-f32", "torch"))
+        yield Case("mmoe", name, "1.6 x limit", ours, peers, limit=("limits.py", "matmul-f32", "torch"))
     for case, name, target in (
         ("import", "import beyond keras", "150 ms"),
         ("load", "load a saved ResNet-18", "1000 ms"),
@@ -134,13 +138,13 @@ def summarise(case, rows, threads):
     rows = dict(rows)
     peak = max((_flops_a_second(row, threads) for row in rows.pop(PEAK, [])), default=None)
     summaries = [_medians(name, found, threads) for name, found in rows.items() if found]
-    peers = [name for *_, name in case.peers]
+    peers = [*(name for *_, name in case.peers), case.reference]
     best = min((row["seconds"] for row in summaries if row["implementation"] in peers), default=None)
     for row in summaries:
         row["speed"] = None if best is None else best / row["seconds"]
         flops = rows[row["implementation"]][0].get("flops")
         row["limits"] = None if peak is None else row["seconds"] * peak / flops
-    target = {name: case.target for *_, name in case.ours}
+    target = {name: case.target for *_, name in case.ours if name != case.reference}
     return [
         {"case": case.name, "threads": threads, "target": target.get(row["implementation"], ""), **row}
         for row in summaries
