@@ -10,7 +10,7 @@ import platform
 import keras
 import numpy as np
 
-from star_keras import callbacks, evaluation
+from star_keras import callbacks, evaluation, models
 
 
 def command_line(run, arguments=None):
@@ -84,29 +84,30 @@ def measure(backbone, train, test, count=10000, seeds=(0, 1, 2)):
     return summary
 
 
-def pretrain(model, train, folder, epochs, batch_size, seed, minutes=None):
+def pretrain(model, images, labelled, folder, epochs, batch_size, seed, minutes=None):
     """Fits a compiled pretraining model with checkpoints and a monitor, and goes on where it stopped.
 
-    The monitor, every five epochs, is the nearest neighbour of a fifth of the training images, at most a
-    thousand, among at most five thousand others: test images are for the end.
+    The monitor, every five epochs, is the nearest neighbour of a fifth of the labelled images, at most a
+    thousand, among at most five thousand others. Give it training images: test images are for the end.
 
     Args:
         model: a built and compiled `STARPretraining`.
-        train: `(images, labels)`. The labels are for the monitor alone; of one class, there is none.
-        folder: of the checkpoint.
+        images: array of images in [0, 255] to train on.
+        labelled: `(images, labels)` for the monitor; of one class, there is none.
+        folder: of the checkpoint, and of the folder "backbone", which `models.load` takes.
         epochs, batch_size, seed: integers.
         minutes: stop, resumably, after about as many. Defaults to None: run to the end.
 
     Returns:
         The history, a dict of lists, of all epochs once they are done; None before.
     """
-    images, labels = train
     resume = callbacks.Resume(folder, minutes=minutes)
     monitors = [resume]
+    known, labels = labelled
     if np.ptp(labels):
-        asked = min(1000, len(images) // 5)
-        bank, queries = slice(0, min(5000, len(images) - asked)), slice(-asked, None)
-        neighbors = (images[bank], labels[bank]), (images[queries], labels[queries])
+        asked = min(1000, len(known) // 5)
+        bank, queries = slice(0, min(5000, len(known) - asked)), slice(-asked, None)
+        neighbors = (known[bank], labels[bank]), (known[queries], labels[queries])
         monitors.insert(0, callbacks.NearestNeighborProbe(*neighbors, every=5))
     model.fit(
         resume.batches(images, batch_size, seed),
@@ -115,6 +116,7 @@ def pretrain(model, train, folder, epochs, batch_size, seed, minutes=None):
         shuffle=False,
         callbacks=monitors,
     )
+    models.save(model.backbone, pathlib.Path(folder) / "backbone", overwrite=True)
     return resume.history if resume.epoch == epochs else None
 
 

@@ -50,7 +50,7 @@ def run(
     schedule = keras.optimizers.schedules.CosineDecay(0.06, epochs * (len(images) // batch_size))
     model.compile(keras.optimizers.SGD(schedule, momentum=0.9, weight_decay=5e-3))
 
-    history = sk.recipes.pretrain(model, (images, labels), folder, epochs, batch_size, seed, minutes)
+    history = sk.recipes.pretrain(model, images, (images, labels), folder, epochs, batch_size, seed, minutes)
     if publish and history:
         put_into_zoo(model, history, (images, labels), seed, precision)
     return model
