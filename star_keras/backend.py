@@ -43,12 +43,13 @@ def replica_rows(count):
 def gather(rows):
     """Rows of all replicas in replica order, with gradient; `rows` itself outside a strategy.
 
-    Collectives refuse bfloat16, so half precision is gathered, and returned, in float32.
+    Collectives refuse bfloat16, so floating-point numbers are gathered, and returned, in float32.
     """
     context = _replica_context()
     if context is None:
         return rows
-    return context.all_gather(ops.cast(rows, "float32"), axis=0)
+    whole = "int" in keras.backend.standardize_dtype(rows.dtype)
+    return context.all_gather(rows if whole else ops.cast(rows, "float32"), axis=0)
 
 
 def custom_gradient(function):

@@ -1,10 +1,16 @@
 """Stateless tensor mathematics that two rooms or more use; float32 inside, finite gradients everywhere."""
 
+import math
+
+import keras
 from keras import ops
 
 from star_keras import backend
 
 _EXCLUDED = -1e30
+_LOWEST = -3e38
+_SMALLEST_LENGTH = {"float16": 6.2e-5}  # below it float16 holds no full digits
+_WIDEST_GAP = 40.0
 
 
 def l2_normalize(inputs, axis=-1, epsilon=1e-12):
@@ -23,6 +29,29 @@ def l2_normalize(inputs, axis=-1, epsilon=1e-12):
     inputs = inputs / ops.stop_gradient(ops.maximum(largest, 1.0))
     squared = ops.sum(ops.square(inputs), axis=axis, keepdims=True)
     return inputs * ops.rsqrt(ops.maximum(squared, epsilon))
+
+
+def directions(vectors):
+    """Scales vectors of any length to length one; the direction of zero is zero, with gradient zero.
+
+    Args:
+        vectors: `(n, d)` of any float type. Vectors shorter than 1e-30, in float16 than its smallest
+            normal number, count as zero.
+
+    Returns:
+        A float32 tensor of the shape of `vectors`.
+    """
+    smallest = _SMALLEST_LENGTH.get(keras.backend.standardize_dtype(vectors.dtype), 1e-30)
+    vectors = ops.cast(vectors, "float32")
+    largest = ops.stop_gradient(ops.max(ops.abs(vectors), axis=-1, keepdims=True))
+    factors = ops.where(largest > smallest, 1 / ops.maximum(largest, smallest), 0.0)
+    return l2_normalize(vectors * factors)
+
+
+def entropy(probabilities):
+    """`-sum(p * log(p))` over the last axis in float32 and nats, with finite gradients where `p` is 0."""
+    probabilities = ops.cast(probabilities, "float32")
+    return -ops.sum(probabilities * ops.log(ops.maximum(probabilities, 1e-30)), axis=-1)
 
 
 def log_sum_exp_of_others(vectors, block_size=512):
@@ -154,3 +183,156 @@ def log_sum_exp_of_keys(rows, keys, own, block_size=512):
         return values[:, 0], backward
 
     return backend.custom_gradient(forward)(rows, keys)
+
+
+def partner_surprise(rows, keys, partnered, **layout):
+    """`log(sum of exp over others) - log(sum of exp over partners)` of every row, in linear memory.
+
+    Logits are `rows[i] @ keys[j]`, made for a block of rows at a time and again in the backward pass. The
+    others of a row are all keys but its own; its partners are those of its group. Both sums have their
+    own maximum, so that neither value nor gradient is lost where the partners are far away.
+
+    Args:
+        rows: `(n, d)` float32, products of any size.
+        keys: `(m, d)` float32.
+        partnered: `(n,)` bool, rows that have a partner. The others have value and gradient 0.
+        first_own: index of the own key of the first row; those of the others follow.
+        row_groups: `(n,)` int32, groups of the rows.
+        key_groups: `(m,)` int32, groups of the keys, -1 for keys that nobody sees.
+        hidden_keys: whether there may be keys that nobody sees.
+        block_size: most rows of a block, an int.
+
+    Returns:
+        `(n,)` float32 values.
+    """
+    partnered = partnered[:, None]
+
+    def forward(rows, keys):
+        blocks = _PartnerBlocks(rows, keys, **layout)
+        sums = _partner_sums(blocks, partnered)
+        values = ops.where(partnered, _surprise(sums), 0.0)[:, 0]
+
+        def backward(upstream):
+            return _partner_gradients(blocks, sums, ops.where(partnered, upstream[:, None], 0.0))
+
+        return values, backward
+
+    return backend.custom_gradient(forward)(rows, keys)
+
+
+def partner_slope(rows, keys, partnered, **layout):
+    """What `partner_surprise` would gain for every row if all logits were multiplied by a little more than 1.
+
+    The mean logit of the others less that of the partners, each weighed by its exponential. Arguments
+    as there; without gradient.
+    """
+    blocks = _PartnerBlocks(ops.stop_gradient(rows), ops.stop_gradient(keys), **layout)
+    partnered = partnered[:, None]
+
+    def fill(step, slopes):
+        first = blocks.first(step)
+        logits = blocks.logits(first)
+        of_partners = ops.where(blocks.partners(first), logits, _LOWEST)
+        slope = _mean_by_exponential(logits) - _mean_by_exponential(of_partners)
+        return ops.slice_update(slopes, (first, 0), ops.where(blocks.cut(partnered, first), slope, 0.0))
+
+    return backend.sequential_loop(blocks.steps, fill, ops.zeros_like(blocks.rows[:, :1]))[:, 0]
+
+
+def _mean_by_exponential(logits):
+    """Mean of each row of `logits`, weighed by their exponentials."""
+    weights = ops.softmax(logits, axis=1)
+    return ops.sum(ops.where(weights > 0, weights * logits, 0.0), axis=1, keepdims=True)
+
+
+class _PartnerBlocks:
+    """Rows and the keys they are compared with, `block_size` rows at a time; see `partner_surprise`."""
+
+    def __init__(self, rows, keys, first_own, row_groups, key_groups, hidden_keys, block_size):
+        self.rows, self.keys = rows, keys
+        self.first_own = first_own
+        self.row_groups, self.key_groups = row_groups[:, None], key_groups[None]
+        self.hidden_keys = hidden_keys
+        self.count = ops.shape(rows)[0]
+        self.steps = (self.count + block_size - 1) // block_size
+        self.block = (self.count + self.steps - 1) // self.steps
+
+    def first(self, step):
+        """First row of a block. The last block reaches back over rows that are done: all have one size."""
+        return ops.minimum(step * self.block, self.count - self.block)
+
+    def cut(self, array, first):
+        return ops.slice(array, (first, 0), (self.block, ops.shape(array)[1]))
+
+    def logits(self, first):
+        """Logits of a block, lowest for own and hidden keys."""
+        logits = ops.matmul(self.cut(self.rows, first), ops.transpose(self.keys))
+        corner = (0, self.first_own + first)
+        index = ops.arange(self.block)
+        own = ops.slice(logits, corner, (self.block, self.block))
+        own = ops.where(index[:, None] == index, _LOWEST, own)
+        logits = ops.slice_update(logits, corner, own)
+        return ops.where(self.key_groups < 0, _LOWEST, logits) if self.hidden_keys else logits
+
+    def partners(self, first):
+        """Whether a key is of the group of a row; own keys have no weight by their logit."""
+        return self.cut(self.row_groups, first) == self.key_groups
+
+
+def _surprise(sums):
+    """`sums` are columns: maximum and log-sum of exp of the others, then the same two of the partners."""
+    return (sums[:, :1] - sums[:, 2:3]) + (sums[:, 1:2] - sums[:, 3:])
+
+
+def _partner_sums(blocks, partnered):
+    def fill(step, sums):
+        first = blocks.first(step)
+        logits, partners, needed = blocks.logits(first), blocks.partners(first), blocks.cut(partnered, first)
+        top = ops.max(logits, axis=1, keepdims=True)
+        exponentials = ops.exp(logits - top)
+        total = ops.sum(exponentials, axis=1, keepdims=True)
+        share = ops.sum(ops.where(partners, exponentials, 0.0), axis=1, keepdims=True)
+        far = ops.logical_and(needed, share < math.exp(-_WIDEST_GAP) * total)
+
+        def at_hand():
+            return top, ops.log(ops.where(needed, share, 1.0))
+
+        def apart():
+            of_partners = ops.where(partners, logits, _LOWEST)
+            nearest = ops.max(of_partners, axis=1, keepdims=True)
+            return nearest, ops.log(ops.sum(ops.exp(of_partners - nearest), axis=1, keepdims=True))
+
+        columns = ops.concatenate([top, ops.log(total), *ops.cond(ops.any(far), apart, at_hand)], axis=1)
+        return ops.slice_update(sums, (first, 0), columns)
+
+    empty = ops.zeros_like(blocks.rows[:, :1]) + ops.zeros((1, 4), "float32")
+    return backend.sequential_loop(blocks.steps, fill, empty)
+
+
+def _partner_gradients(blocks, sums, upstream):
+    def add_gradients(step, gradients):
+        of_rows, of_keys = gradients
+        first = blocks.first(step)
+        logits, partners, columns = blocks.logits(first), blocks.partners(first), blocks.cut(sums, first)
+        surprise = _surprise(columns)
+        fresh = first + ops.arange(blocks.block)[:, None] >= step * blocks.block
+        factor = ops.where(fresh, blocks.cut(upstream, first), 0.0)
+        shares = ops.exp(logits - columns[:, :1] - columns[:, 1:2])
+        near = ops.minimum(surprise, _WIDEST_GAP)
+
+        def at_hand():
+            return shares * ops.where(partners, -ops.expm1(near) * factor, factor)
+
+        def apart():
+            of_partners = ops.exp(ops.where(partners, logits, _LOWEST) - columns[:, 2:3] - columns[:, 3:])
+            return (shares - of_partners) * factor
+
+        far = ops.logical_and(factor != 0, surprise > _WIDEST_GAP)
+        weights = ops.cond(ops.any(far), apart, at_hand)
+        update = blocks.cut(of_rows, first) + ops.matmul(weights, blocks.keys)
+        of_keys = of_keys + ops.matmul(ops.transpose(blocks.cut(blocks.rows, first)), weights)
+        return ops.slice_update(of_rows, (first, 0), update), of_keys
+
+    zeros = ops.zeros_like(blocks.rows), ops.zeros_like(ops.transpose(blocks.keys))
+    of_rows, of_keys = backend.sequential_loop(blocks.steps, add_gradients, zeros)
+    return of_rows, ops.transpose(of_keys)

@@ -199,10 +199,68 @@ case(
 )
 case("layers.EquivariantPredictor", dict(residual=False), [floats(8, 4), floats(8, 3)], name="plain")
 
+
+def wrapped(weighting, group, ends_in="classes", **options):
+    """A network on 6 x 6 maps, and a score where the weighting needs a layer, for `EquiTune`."""
+
+    def arguments():
+        inputs = keras.Input((6, 6, 2))
+        maps = keras.layers.Conv2D(3, 3, padding="same", activation="tanh", name="maps")(inputs)
+        pooled = keras.layers.Flatten(name="pooled")(keras.layers.AveragePooling2D(3)(maps))
+        outputs = {"classes": keras.layers.Dense(4)(pooled), "maps": maps}
+        name, *numbers = group
+        own = getattr(importlib.import_module("star_keras.groups"), name)(*numbers)
+        more = dict(options, output_group=own if ends_in == "maps" else None)
+        if weighting == "lambda" and ends_in == "maps":
+            pool = keras.layers.GlobalAveragePooling2D()
+            more["score"] = keras.Sequential([keras.Input((6, 6, 3)), pool, keras.layers.Dense(1)])
+        elif weighting == "lambda":
+            more |= {"score": keras.layers.Dense(1), "features": "pooled"}
+        return dict(model=keras.Model(inputs, outputs[ends_in]), group=own, weighting=weighting, **more)
+
+    return arguments
+
+
+for identity, arguments in {
+    "": wrapped("mean", ("Cyclic", 4)),
+    "lambda": wrapped("lambda", ("Dihedral", 4), temperature=0.1),
+    "lambda_maps": wrapped("lambda", ("Dihedral", 4), ends_in="maps", max_orbit_batch=8),
+    "argmin": wrapped("argmin", ("Cyclic", 4), score="confidence"),
+    "argmin_first": wrapped("argmin", ("Flip", "height"), score="entropy", ties="first", gradient="identity"),
+}.items():
+    case("layers.EquiTune", arguments, [floats(4, 6, 6, 2)], name=identity)
+
+case(
+    "layers.RoutedExperts",
+    dict(units=4, num_experts=4, hidden_units=(8,), router_noise=0.5, expert_dropout=0.3, top_k=2, seed=1),
+    [floats(8, 5)],
+    name="noise",
+    same_everywhere=False,
+)
+case(
+    "layers.RoutedExperts",
+    lambda: dict(
+        units=4, num_experts=2, experts=[keras.layers.Dense(4), keras.layers.Dense(4, activation="relu")],
+        router_temperature=2.0,
+    ),
+    [floats(8, 5)],
+    name="own",
+)  # fmt: skip
+
 # --- losses ---------------------------------------------------------------------------------------
 
 case("losses.NTXent", dict(temperature=0.5), [floats(6, 4), floats(6, 4)])
 case("losses.NTXent", dict(reduction=None), [floats(6, 4), floats(6, 4)], name="rows")
+
+for distance in ("cosine", "squared"):
+    arguments = dict(temperature=0.5, distance=distance)
+    case("losses.SoftNearestNeighbor", arguments, [integers(9, high=3), floats(9, 2, 4)], name=distance)
+case(
+    "losses.SoftNearestNeighbor",
+    dict(anchors="batch", optimize_temperature=True, ignore_class=2, reduction=None),
+    [integers(9, high=4), floats(9, 4)],
+    name="padding",
+)
 
 # --- augmentation ---------------------------------------------------------------------------------
 
@@ -242,6 +300,20 @@ case(
     call=views,
 )
 
+# --- metrics --------------------------------------------------------------------------------------
+
+
+def gates(*shape):
+    """Rows that sum to one."""
+    return lambda rng: rng.dirichlet(np.ones(shape[-1]), shape[:-1]).astype("float32")
+
+
+for name in ("RoutingEntropy", "UtilizationEntropy", "RoutingInformation", "ExpertLoad", "DeadExperts"):
+    case(f"metrics.{name}", dict(num_experts=4), [gates(9, 4)])
+for name in ("ClassRoutingEntropy", "ExpertClassEntropy"):
+    arguments = dict(num_classes=3, num_experts=4, normalize=True)
+    case(f"metrics.{name}", arguments, [integers(9, high=3), gates(9, 4)])
+
 # --- models ---------------------------------------------------------------------------------------
 
 
@@ -255,6 +327,12 @@ def backbone():
 case("models.ResNet", dict(architecture="resnet20", input_shape=(8, 8, 3)), [images(4, 8, 8, 3)])
 case("models.Classifier", lambda: dict(backbone=backbone(), num_classes=3), [images(4, 8, 8, 3)])
 
+case(
+    "models.MoECNN",
+    dict(num_classes=3, num_experts=2, input_shape=(14, 14, 3), code_units=6, hidden_units=[5]),
+    [images(4, 14, 14, 3)],
+)
+
 # --- training -------------------------------------------------------------------------------------
 
 
@@ -266,6 +344,28 @@ def pretraining():
 
 
 case("training.STARPretraining", pretraining, [images(4, 8, 8, 3)], same_everywhere=False)
+
+
+def tapped():
+    """A small classifier with a hidden layer to shape."""
+    code = keras.layers.Dense(5, activation="relu", name="code")
+    return keras.Sequential([keras.Input((6,)), code, keras.layers.Dense(3, activation="softmax")])
+
+
+classification = dict(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+for name, options in {
+    "": {},
+    "trainable": dict(temperature="trainable", weight=-0.5, distance="squared", reduce="sum"),
+    "improved": dict(temperature=2.0, optimize_temperature=True, reduce="last"),
+}.items():
+    case(
+        "training.SoftNearestNeighborRegularization",
+        lambda options=options: dict(model=tapped(), taps=("code",), **options),
+        [floats(9, 6)],
+        name=name,
+        targets=integers(9, high=3),
+        compile=classification,
+    )
 
 
 def main(folder):

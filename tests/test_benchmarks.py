@@ -34,8 +34,10 @@ def measured(seconds, cpu, foreign=0.0, **facts):
     ("name", "case", "implementation"),
     [
         ("ntxent", "ntxent-4", "star_keras"),
+        ("snnl", "snnl-9", "star_keras-squared"),
         ("mmoe", "e2-b4-h3", "star_keras"),
         ("augment", "aug16", "star_keras"),
+        ("equitune", "B1", "star_keras"),
         pytest.param("simclr_step", "bs2", "star_keras-fp32", marks=pytest.mark.slow),
         pytest.param("simclr_step", "bs2", "star_keras-bf16-views", marks=pytest.mark.slow),
         pytest.param("startup", "load", "star_keras", marks=pytest.mark.slow),

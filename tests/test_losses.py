@@ -9,8 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from star_keras import losses
-from star_keras.losses import NTXent
+from star_keras.losses import NTXent, nt_xent
 
 tf = pytest.importorskip("tensorflow")
 if keras.backend.backend() != "tensorflow":
@@ -75,7 +74,7 @@ def assert_like_naive(actual, sides, temperature):
 def blocks(request, monkeypatch):
     """Whether the rows are compared at once or seven at a time."""
     if request.param:
-        monkeypatch.setattr(losses, "BLOCK_SIZE", request.param)
+        monkeypatch.setattr(nt_xent, "BLOCK_SIZE", request.param)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -300,6 +299,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 from star_keras import losses
+from star_keras.losses import nt_xent
 
 strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
 results = {}
@@ -315,7 +315,7 @@ for name, sizes, temperature, block in [
     ("even", (6, 6), 0.2, 384), ("uneven", (6, 5), 0.2, 384), ("blocks", (10, 7), 0.2, 4),
     ("cold", (10, 7), 1e-3, 4), ("one", (1, 1), 0.2, 384), ("half", (4, 3), 0.2, 384),
 ]:
-    losses.BLOCK_SIZE = block
+    nt_xent.BLOCK_SIZE = block
     dtype = "bfloat16" if name == "half" else "float32"
     sides = np.random.default_rng(0).normal(size=(2, sum(sizes), 5)).astype("float32")
     def split(side):
@@ -350,6 +350,7 @@ import json, sys
 import keras
 import numpy as np
 from star_keras import losses
+from star_keras.losses import nt_xent
 
 def evaluate(temperature, sides):
     loss = losses.NTXent(temperature, reduction=None)
@@ -365,7 +366,7 @@ def evaluate(temperature, sides):
 
 results = {}
 for index, (n, temperature, block) in enumerate(json.loads(sys.argv[2])):
-    losses.BLOCK_SIZE = block
+    nt_xent.BLOCK_SIZE = block
     sides = np.random.default_rng(0).normal(size=(2, n, 8)).astype("float32")
     for output, result in zip(("values", "targets", "predictions"), evaluate(temperature, sides)):
         results[f"{index}/{output}"] = np.asarray(result)
@@ -386,7 +387,7 @@ def test_other_backends_compute_the_same(backend, tmp_path, monkeypatch):
     run_script(BACKENDS, tmp_path / "results.npz", json.dumps(OTHER_CASES), KERAS_BACKEND=backend)
     results = np.load(tmp_path / "results.npz")
     for index, (n, temperature, block) in enumerate(OTHER_CASES):
-        monkeypatch.setattr(losses, "BLOCK_SIZE", block)
+        monkeypatch.setattr(nt_xent, "BLOCK_SIZE", block)
         expected = arrays(evaluate(NTXent(temperature, reduction=None), *pairs(n, 8)))
         for output, values in zip(("values", "targets", "predictions"), expected, strict=True):
             np.testing.assert_allclose(results[f"{index}/{output}"], values, atol=1e-6, rtol=1e-6)

@@ -20,6 +20,16 @@ def check_widths(name, values):
     return tuple(check_count(name, value) for value in values)
 
 
+def check_range(name, value, least, below):
+    """Returns `value` if it is a number in `[least, below)`, else raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least <= value < below:
+        raise ValueError(
+            f"`{name}` must be a finite number of at least {least} and below {below}. "
+            f"Received: {name}={value!r}"
+        )
+    return value
+
+
 def check_features(layer, name, shape):
     """Raises ValueError unless `shape` is `(batch, features)` with a known number of features."""
     if len(shape) != 2 or shape[-1] is None:

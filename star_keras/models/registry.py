@@ -12,7 +12,7 @@ from pathlib import Path
 
 from star_keras.exceptions import ConfigError, PresetError
 from star_keras.models import config as checks
-from star_keras.models import resnet, weights
+from star_keras.models import moe_cnn, resnet, weights
 from star_keras.models.classifier import Classifier
 
 HEAD_OPTIONS = {
@@ -91,11 +91,11 @@ def create(architecture_name, /, *, dtype=None, name=None, trainable=True, **con
 
     Args:
         architecture_name: "resnet18", "resnet34", "resnet50", or the narrow "resnet20", "resnet32",
-            "resnet56" of CIFAR.
+            "resnet56" of CIFAR; or "moe_cnn", a small classifier that is a mixture of experts.
         dtype: a dtype or dtype policy of floating-point numbers. Defaults to the global one.
         name: of the model. Defaults to the architecture's.
         trainable: whether the weights are trained. Defaults to True.
-        **config: of the architecture, such as `input_shape=(32, 32, 3)`; see `ResNet`. With
+        **config: of the architecture, such as `input_shape=(32, 32, 3)`; see `ResNet` and `MoECNN`. With
             `num_classes` the model is a `Classifier` that ends in a float32 softmax, or in logits
             with `classifier_activation=None`.
 
@@ -163,6 +163,7 @@ for _name in resnet.VARIANTS:
         functools.partial(resnet.describe, _name),
         resnet.OPTIONS,
     )
+register("moe_cnn", moe_cnn.MoECNN, moe_cnn.describe, moe_cnn.OPTIONS, required=("num_classes",))
 
 
 @dataclasses.dataclass

@@ -66,11 +66,22 @@ def _cases():
         peers = ("losses.py", case, "chunked"), ("losses.py", case, "plain")
         name = f"NTXent, forward and backward, {pairs} pairs"
         yield Case("ntxent", name, target, (("ntxent.py", case, "star_keras"),), peers)
+    for rows, target in ((1024, ""), (4096, "300 ms and 50 MB, one core"), (8192, "1.2 s and 100 MB")):
+        case = f"snnl-{rows}"
+        peers = ("losses.py", case, "matmul"), ("losses.py", case, "tuned64")
+        name = f"SoftNearestNeighbor, forward and backward, {rows} rows"
+        ours = tuple(("snnl.py", case, f"star_keras{kind}") for kind in ("", "-squared"))
+        yield Case("snnl", name, target, ours, peers)
     for case in ("e4-b512-h512", "e8-b512-h512", "e8-b64-h512", "e32-b512-h128", "e8-b512-h2048"):
         peers = ("mmoe.py", case, "batched"), ("mmoe.py", case, "loop")
         ours = (("mmoe.py", case, "star_keras"),)
         name = f"RoutedExperts, forward and backward, {case}"
         yield Case("mmoe", name, "1.6 x limit", ours, peers, limit=("limits.py", "matmul-f32", "torch"))
+    for batch, target in ((1, "3.3 x single"), (8, "4.1 x single"), (32, "4.1 x single")):
+        case = f"B{batch}"
+        ours = ("equitune.py", case, "star_keras"), ("equitune.py", case, "single")
+        peers = ("group_average.py", case, "batched"), ("group_average.py", case, "loop")
+        yield Case("equitune", f"C4 average of a ResNet-18 forward, batch {batch}", target, ours, peers)
     for case, name, target in (
         ("import", "import beyond keras", "150 ms"),
         ("load", "load a saved ResNet-18", "1000 ms"),

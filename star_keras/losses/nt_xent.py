@@ -1,4 +1,4 @@
-"""Losses: one float32 value per sample, whatever the policy, with memory linear in the batch."""
+"""Normalised-temperature cross entropy: contrast of pairs."""
 
 import math
 import numbers

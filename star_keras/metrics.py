@@ -1,0 +1,352 @@
+"""How experts are used and how alike they are, by metrics that any split into batches leaves the same."""
+
+import typing
+
+import keras
+import numpy as np
+from keras import ops
+
+from star_keras.ops import entropy
+
+
+class _GateTotals(keras.metrics.Metric):
+    """Sums over samples; subclasses name them and make the result of them."""
+
+    def __init__(self, num_experts, name=None, dtype=None):
+        super().__init__(name=name, dtype=dtype or "float32")
+        self.num_experts = num_experts
+        self.samples = self._total("samples", ())
+        self.gates = self._total("gates", (num_experts,))
+
+    def _total(self, name, shape):
+        return self.add_weight(name=name, shape=shape, initializer="zeros")
+
+    def update_state(self, gates, sample_weight=None):
+        """Adds a batch.
+
+        Args:
+            gates: `(batch, num_experts)`, rows that sum to one, such as `RoutedExperts.route` gives.
+            sample_weight: `(batch,)`, 0 for padding. Defaults to `None`: ones.
+        """
+        gates, weights = _as_rows(gates, sample_weight, self.num_experts)
+        self.samples.assign_add(ops.sum(weights))
+        self.gates.assign_add(ops.sum(gates * weights, axis=0))
+
+    def _mean_gates(self):
+        return ops.divide_no_nan(ops.convert_to_tensor(self.gates), ops.convert_to_tensor(self.samples))
+
+    def get_config(self):
+        return {"name": self.name, "dtype": self.dtype, "num_experts": self.num_experts}
+
+
+@keras.saving.register_keras_serializable(package="star_keras")
+class RoutingEntropy(_GateTotals):
+    """Mean entropy of the gates of a sample, `mean_i H(gates_i)`, in nats.
+
+    0 where each sample has one expert, log(num_experts) where all experts share all samples: also when
+    they are all alike, so read it with `expert_similarity`.
+
+    Args:
+        num_experts: number of experts.
+        normalize: whether to divide by log(num_experts). Defaults to `False`.
+        name, dtype: as for any Keras metric.
+
+    Example:
+
+    >>> metric = RoutingEntropy(2)
+    >>> metric.update_state(np.array([[0.5, 0.5], [1.0, 0.0]]))
+    >>> round(float(metric.result()), 4)  # (ln 2 + 0) / 2
+    0.3466
+
+    Reference: Agarap and Azcarraga (2026), arXiv:2603.26734, figure 5: our reading of its
+        "expert specialization entropy".
+    """
+
+    def __init__(self, num_experts, normalize=False, name="routing_entropy", dtype=None):
+        super().__init__(num_experts, name, dtype)
+        self.normalize = normalize
+        self.entropies = self._total("entropies", ())
+
+    def update_state(self, gates, sample_weight=None):
+        super().update_state(gates, sample_weight)
+        gates, weights = _as_rows(gates, sample_weight, self.num_experts)
+        self.entropies.assign_add(ops.sum(entropy(gates) * weights[:, 0]))
+
+    def result(self):
+        return self._mean_entropy() / _unit(self.normalize, self.num_experts)
+
+    def _mean_entropy(self):
+        return ops.divide_no_nan(ops.convert_to_tensor(self.entropies), ops.convert_to_tensor(self.samples))
+
+    def get_config(self):
+        return {**super().get_config(), "normalize": self.normalize}
+
+
+@keras.saving.register_keras_serializable(package="star_keras")
+class UtilizationEntropy(_GateTotals):
+    """Entropy of the mean gates, `H(mean_i gates_i)`, in nats.
+
+    log(num_experts) where all experts get the same in all, less where some get little.
+
+    Args:
+        num_experts, normalize, name, dtype: as of `RoutingEntropy`.
+
+    Example:
+
+    >>> metric = UtilizationEntropy(2)
+    >>> metric.update_state(np.array([[0.0, 1.0], [1.0, 0.0]]))
+    >>> round(float(metric.result()), 4)
+    0.6931
+    """
+
+    def __init__(self, num_experts, normalize=False, name="utilization_entropy", dtype=None):
+        super().__init__(num_experts, name, dtype)
+        self.normalize = normalize
+
+    def result(self):
+        return entropy(self._mean_gates()) / _unit(self.normalize, self.num_experts)
+
+    def get_config(self):
+        return {**super().get_config(), "normalize": self.normalize}
+
+
+@keras.saving.register_keras_serializable(package="star_keras")
+class RoutingInformation(RoutingEntropy):
+    """What a sample tells about its expert: `UtilizationEntropy - RoutingEntropy`, in nats.
+
+    The mutual information of samples and experts: 0 where routing is the same for all samples, uniform
+    or collapsed, log(num_experts) where experts divide the samples evenly among them.
+
+    Args:
+        num_experts, normalize, name, dtype: as of `RoutingEntropy`.
+
+    Example:
+
+    >>> metric = RoutingInformation(2, normalize=True)
+    >>> metric.update_state(np.array([[0.0, 1.0], [1.0, 0.0]]))
+    >>> round(float(metric.result()), 4)
+    1.0
+    """
+
+    def __init__(self, num_experts, normalize=False, name="routing_information", dtype=None):
+        super().__init__(num_experts, normalize, name, dtype)
+
+    def result(self):
+        information = entropy(self._mean_gates()) - self._mean_entropy()
+        return information / _unit(self.normalize, self.num_experts)
+
+
+@keras.saving.register_keras_serializable(package="star_keras")
+class ExpertLoad(_GateTotals):
+    """Mean gate of every expert: the share of the work it is given, a vector that sums to one.
+
+    Args:
+        num_experts, name, dtype: as of `RoutingEntropy`.
+
+    Example:
+
+    >>> metric = ExpertLoad(2)
+    >>> metric.update_state(np.array([[0.5, 0.5], [1.0, 0.0]]))
+    >>> np.asarray(metric.result())
+    array([0.75, 0.25], dtype=float32)
+    """
+
+    def __init__(self, num_experts, name="expert_load", dtype=None):
+        super().__init__(num_experts, name, dtype)
+
+    def result(self):
+        return self._mean_gates()
+
+
+@keras.saving.register_keras_serializable(package="star_keras")
+class DeadExperts(_GateTotals):
+    """Number of experts that are given next to nothing.
+
+    Args:
+        num_experts, name, dtype: as of `RoutingEntropy`.
+        threshold: an expert is dead whose mean gate is below this part of an equal share,
+            `threshold / num_experts`. Defaults to 0.1.
+
+    Example:
+
+    >>> metric = DeadExperts(3)
+    >>> metric.update_state(np.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]))
+    >>> float(metric.result())
+    1.0
+    """
+
+    def __init__(self, num_experts, threshold=0.1, name="dead_experts", dtype=None):
+        super().__init__(num_experts, name, dtype)
+        self.threshold = threshold
+
+    def result(self):
+        dead = self._mean_gates() < self.threshold / self.num_experts
+        return ops.where(self.samples > 0, ops.sum(ops.cast(dead, "float32")), 0.0)
+
+    def get_config(self):
+        return {**super().get_config(), "threshold": self.threshold}
+
+
+class _ClassTotals(keras.metrics.Metric):
+    """What every class gave to every expert in all, `(num_classes, num_experts)`."""
+
+    def __init__(self, num_classes, num_experts, normalize=False, name=None, dtype=None):
+        super().__init__(name=name, dtype=dtype or "float32")
+        self.num_classes = num_classes
+        self.num_experts = num_experts
+        self.normalize = normalize
+        self.table = self.add_weight(name="table", shape=(num_classes, num_experts), initializer="zeros")
+
+    def update_state(self, labels, gates, sample_weight=None):
+        """Adds a batch.
+
+        Args:
+            labels: `(batch,)` or `(batch, 1)` whole numbers in [0, num_classes); others are left out.
+            gates: `(batch, num_experts)`, rows that sum to one.
+            sample_weight: `(batch,)`. Defaults to `None`: ones.
+        """
+        gates, weights = _as_rows(gates, sample_weight, self.num_experts)
+        labels = ops.one_hot(ops.reshape(labels, (-1,)), self.num_classes, dtype="float32")
+        self.table.assign_add(ops.matmul(ops.transpose(labels), gates * weights))
+
+    def _mean_over_members(self, axis, outcomes):
+        """Mean entropy of the distributions along `axis` of the table; empty ones do not count."""
+        table = ops.convert_to_tensor(self.table)
+        totals = ops.sum(table, axis=axis, keepdims=True)
+        shares = ops.divide_no_nan(table, totals)
+        entropies = entropy(shares if axis == 1 else ops.transpose(shares))
+        used = ops.reshape(ops.cast(totals > 0, "float32"), (-1,))
+        mean = ops.divide_no_nan(ops.sum(entropies * used), ops.sum(used))
+        return mean / _unit(self.normalize, outcomes)
+
+    def get_config(self):
+        names = ("name", "dtype", "num_classes", "num_experts", "normalize")
+        return {name: getattr(self, name) for name in names}
+
+
+@keras.saving.register_keras_serializable(package="star_keras")
+class ClassRoutingEntropy(_ClassTotals):
+    """Mean entropy of the mean gates of a class, `mean_c H(mean_{i in c} gates_i)`, in nats.
+
+    0 where the class decides the expert; classes without samples do not count.
+
+    Args:
+        num_classes: number of classes.
+        num_experts: number of experts.
+        normalize: whether to divide by log(num_experts). Defaults to `False`.
+        name, dtype: as for any Keras metric.
+
+    Example:
+
+    >>> metric = ClassRoutingEntropy(2, 2)
+    >>> metric.update_state(np.array([0, 0, 1]), np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]))
+    >>> round(float(metric.result()), 4)  # (ln 2 + 0) / 2
+    0.3466
+    """
+
+    def __init__(self, num_classes, num_experts, normalize=False, name="class_routing_entropy", dtype=None):
+        super().__init__(num_classes, num_experts, normalize, name, dtype)
+
+    def result(self):
+        return self._mean_over_members(1, self.num_experts)
+
+
+@keras.saving.register_keras_serializable(package="star_keras")
+class ExpertClassEntropy(_ClassTotals):
+    """Mean entropy of the classes that an expert is given, `mean_e H(class given e)`, in nats.
+
+    0 where every expert is a specialist for one class; experts that got nothing do not count.
+
+    Args:
+        num_classes, num_experts, name, dtype: as of `ClassRoutingEntropy`.
+        normalize: whether to divide by log(num_classes). Defaults to `False`.
+
+    Example:
+
+    >>> metric = ExpertClassEntropy(2, 3)
+    >>> metric.update_state(np.array([0, 1, 1]), np.array([[1.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0]]))
+    >>> round(float(metric.result()), 4)  # (ln 2 + 0) / 2
+    0.3466
+    """
+
+    def __init__(self, num_classes, num_experts, normalize=False, name="expert_class_entropy", dtype=None):
+        super().__init__(num_classes, num_experts, normalize, name, dtype)
+
+    def result(self):
+        return self._mean_over_members(0, self.num_classes)
+
+
+class ExpertSimilarity(typing.NamedTuple):
+    """Cosines of all pairs of experts, and what they come to.
+
+    Attributes:
+        matrix: `(num_experts, num_experts)`, float64.
+        mean, mean_abs, max: over pairs of different experts; 0 for a single expert.
+    """
+
+    matrix: np.ndarray
+    mean: float
+    mean_abs: float
+    max: float
+
+
+def expert_similarity(experts):
+    """How alike experts are, as cosines of their weights or of their outputs.
+
+    Experts are known only up to the order of their hidden units, so the same function may have
+    weights with a cosine near 0; and random experts of `d` weights have cosines of about
+    `0.8 / sqrt(d)`. Compare with the start of the training, and look at the outputs as well.
+
+    Args:
+        experts: a `RoutedExperts` layer, whose kernels are compared, all layers joined, without biases;
+            or an array `(num_experts, ...)`, such as its outputs with the first two axes exchanged.
+
+    Returns:
+        `ExpertSimilarity`.
+
+    Example:
+
+    >>> similarity = expert_similarity(np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]))
+    >>> similarity.max, round(similarity.mean, 4)
+    (1.0, 0.3333)
+
+    Reference: Agarap and Azcarraga (2026), arXiv:2603.26734, figure 4.
+    """
+    vectors = _kernels(experts) if isinstance(experts, keras.layers.Layer) else np.asarray(experts)
+    vectors = vectors.reshape(len(vectors), -1).astype("float64")
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = vectors / np.where(lengths > 0, lengths, 1)
+    matrix = vectors @ vectors.T
+    pairs = matrix[np.triu_indices(len(matrix), 1)] if len(matrix) > 1 else np.zeros(1)
+    return ExpertSimilarity(matrix, float(pairs.mean()), float(np.abs(pairs).mean()), float(pairs.max()))
+
+
+def _kernels(layer):
+    """One vector of all kernels for each expert."""
+    if layer.experts is None:
+        kernels = [ops.convert_to_numpy(stack.kernel) for stack in layer.expert_layers]
+        return np.concatenate([kernel.reshape(layer.num_experts, -1) for kernel in kernels], axis=1)
+    own = [[w for w in expert.trainable_weights if len(w.shape) > 1] for expert in layer.experts]
+    sizes = {tuple(tuple(weight.shape) for weight in weights) for weights in own}
+    if len(sizes) > 1 or () in sizes:
+        raise ValueError(
+            "Weights can be compared of experts of one architecture with kernels only. Received: kernels of "
+            f"shapes {sorted(sizes)}. Compare what `expert_outputs` gives instead."
+        )
+    return np.stack([np.concatenate([ops.convert_to_numpy(w).ravel() for w in weights]) for weights in own])
+
+
+def _as_rows(gates, sample_weight, num_experts):
+    """Gates in float32, and weights of the samples as a column."""
+    gates = ops.cast(gates, "float32")
+    if len(gates.shape) != 2 or gates.shape[-1] != num_experts:
+        raise ValueError(
+            f"`gates` must have the shape (batch, {num_experts}), one column for each expert. "
+            f"Received: shape {tuple(gates.shape)}"
+        )
+    weights = ops.ones_like(gates[:, 0]) if sample_weight is None else ops.cast(sample_weight, "float32")
+    return gates, ops.reshape(weights, (-1, 1))
+
+
+def _unit(normalize, outcomes):
+    return float(np.log(outcomes)) if normalize and outcomes > 1 else 1.0

@@ -1,0 +1,207 @@
+"""Classification whose hidden layers are disentangled, or entangled, by the soft nearest neighbour loss."""
+
+import math
+import numbers
+
+import keras
+from keras import ops
+
+from star_keras import backend
+from star_keras.losses import SoftNearestNeighbor
+from star_keras.training.taps import Taps
+
+TEMPERATURES = ("annealed", "trainable")
+REDUCTIONS = ("min", "sum", "mean", "last")
+_DECAY = 0.55
+
+
+@keras.saving.register_keras_serializable(package="star_keras")
+class SoftNearestNeighborRegularization(keras.Model):
+    """Trains a classifier while it shapes its hidden layers, by plain `compile` and `fit`.
+
+    `loss = compiled loss + weight * reduce(SoftNearestNeighbor(labels, tap) for every tap)`
+
+    A positive weight pulls the samples of a class together in the tapped layers, a negative one
+    spreads them among the others. What is kept afterwards is `.model`, which is the classifier as it
+    was passed, trained. It is a wrapper because a layer's penalty sees no labels.
+
+    Beside the metrics of `compile` there are `loss`, `task_loss` (the compiled loss, such as the cross
+    entropy), and the loss of every tap at temperature 1, `{tap}_entanglement`, which can be compared
+    over epochs while `loss` falls with the annealed temperature by itself. Do not stop, pick weights or
+    lower learning rates by `loss`: use `val_task_loss` or `val_accuracy`.
+
+    Args:
+        model: the classifier: a Keras model with one output.
+        taps: names of layers whose outputs are shaped, in order; of a subclassed model also the layers
+            themselves.
+        weight: factor of the soft nearest neighbour loss, of either sign. Exactly 0 trains the plain
+            classifier. Defaults to 1.0.
+        temperature: "annealed" (the default), `1 / (1 + epoch) ** 0.55` with epochs from 0, set by `fit`;
+            "trainable", `1 / softplus(w)` with a weight `w` that starts at temperature 1; or a positive
+            number.
+        distance: "cosine" (the default) or "squared".
+        reduce: over taps: "min" (the default; only the least entangled tap and what lies before it get a
+            gradient), "sum", "mean", or "last", the last of `taps`.
+        anchors: "valid" (the default) or "batch"; see `losses.SoftNearestNeighbor`.
+        optimize_temperature: whether each step starts from the temperature and improves it first; see
+            `losses.soft_nearest_neighbor`. Defaults to `False`.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: what the model takes.
+
+    Returns:
+        A dict: `"outputs"`, which the compiled loss and metrics see, and one entry for each tap.
+
+    Raises:
+        ValueError: if a tap is no layer of the model, or an argument is out of range; while training,
+            if labels are not whole numbers of shape `(n,)` or `(n, 1)`.
+
+    Example:
+
+    >>> import star_keras as sk
+    >>> classifier = keras.Sequential([
+    ...     keras.Input((2,)),
+    ...     keras.layers.Dense(4, activation="relu", name="code"),
+    ...     keras.layers.Dense(2, activation="softmax"),
+    ... ])
+    >>> model = SoftNearestNeighborRegularization(classifier, taps=("code",), weight=0.1)
+    >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    >>> x, y = np.random.default_rng(0).normal(size=(8, 2)), np.arange(8) % 2
+    >>> sorted(model.fit(x, y, batch_size=4, verbose=0).history)
+    ['accuracy', 'code_entanglement', 'loss', 'task_loss']
+
+    Reference:
+        Agarap and Azcarraga, Mixture of Experts with Soft Nearest Neighbor Loss (2026),
+        arXiv:2603.26734; Frosst, Papernot and Hinton (ICML 2019), section 4.
+    """
+
+    def __init__(
+        self,
+        model,
+        taps,
+        weight=1.0,
+        temperature="annealed",
+        distance="cosine",
+        reduce="min",
+        anchors="valid",
+        optimize_temperature=False,
+        **kwargs,
+    ):
+        _check_arguments(weight, temperature, reduce)
+        SoftNearestNeighbor(distance=distance, anchors=anchors)  # refuses what it cannot take
+        super().__init__(autocast=False, **kwargs)
+        self.model = model
+        self._taps = Taps(model, taps if isinstance(taps, (tuple, list)) else (taps,))
+        self.taps = self._taps.names
+        self.weight = weight
+        self.temperature = temperature
+        self.distance = distance
+        self.reduce = reduce
+        self.anchors = anchors
+        self.optimize_temperature = bool(optimize_temperature)
+        if temperature == "annealed":
+            self.annealed_temperature = self._scalar("annealed_temperature", 1.0, trainable=False)
+        if temperature == "trainable":
+            start = math.log(math.e - 1)
+            self.inverse_temperature = self._scalar("inverse_temperature", start, trainable=bool(weight))
+        self.task_tracker = keras.metrics.Mean(name="task_loss")
+        self.tap_trackers = [keras.metrics.Mean(name=f"{tap}_entanglement") for tap in self.taps]
+
+    def _scalar(self, name, start, trainable):
+        initializer = keras.initializers.Constant(start)
+        return self.add_weight(
+            name=name, shape=(), initializer=initializer, trainable=trainable, dtype="float32"
+        )
+
+    def build(self, input_shape):
+        if isinstance(self.model, keras.Sequential) and not self.model.built:
+            self.model.build(input_shape)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        return self._taps(inputs, training)
+
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs):
+        """As `keras.Model.fit`; an annealed temperature follows the epoch, also from `initial_epoch`."""
+        if self.temperature == "annealed":
+            anneal = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.anneal(epoch))
+            if isinstance(callbacks, keras.callbacks.CallbackList):
+                callbacks.append(anneal)
+            else:
+                callbacks = [anneal, *keras.tree.flatten(callbacks or [])]
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+
+    def anneal(self, epoch):
+        """Sets the annealed temperature of an epoch, counted from 0: for loops without `fit`."""
+        self.annealed_temperature.assign((1.0 + epoch) ** -_DECAY)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        outputs = y_pred["outputs"]
+        loss = super().compute_loss(x, y, outputs, sample_weight, training)
+        if "float" in keras.backend.standardize_dtype(y.dtype):  # as sparse losses of Keras do
+            y = ops.cast(y, "int32")
+        count = ops.shape(outputs)[0]
+        self.task_tracker.update_state(loss * backend.num_replicas(), sample_weight=count)
+        fixed = self._at_temperature(1.0)
+        for tap, tracker in zip(self.taps, self.tap_trackers, strict=True):
+            share = fixed(y, ops.stop_gradient(y_pred[tap]), sample_weight)
+            tracker.update_state(_over_replicas(share), sample_weight=count)
+        if self.weight:
+            loss = loss + self.weight * self._disentanglement(y, y_pred, sample_weight)
+        return loss
+
+    def _disentanglement(self, y, y_pred, sample_weight):
+        """The taps' losses, reduced; of a replica its share of the value."""
+        function = self._at_temperature(self._temperature())
+        taps = self.taps[-1:] if self.reduce == "last" else self.taps
+        shares = ops.stack([function(y, y_pred[tap], sample_weight) for tap in taps])
+        if self.reduce == "min":
+            least = ops.argmin(_over_replicas(ops.stop_gradient(shares)))
+            return ops.sum(shares * ops.one_hot(least, len(taps), dtype="float32"))
+        return ops.mean(shares) if self.reduce == "mean" else ops.sum(shares)
+
+    def _at_temperature(self, temperature):
+        improved = self.optimize_temperature and not isinstance(temperature, numbers.Real)
+        return SoftNearestNeighbor(temperature, self.distance, self.anchors, optimize_temperature=improved)
+
+    def _temperature(self):
+        if self.temperature == "annealed":
+            return ops.convert_to_tensor(self.annealed_temperature)
+        if self.temperature == "trainable":
+            return 1 / ops.softplus(ops.convert_to_tensor(self.inverse_temperature))
+        return ops.convert_to_tensor(self.temperature, "float32")
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return super().compute_metrics(x, y, y_pred["outputs"], sample_weight)
+
+    def get_config(self):
+        names = ("taps", "weight", "temperature", "distance", "reduce", "anchors", "optimize_temperature")
+        return {
+            **super().get_config(),
+            "model": keras.saving.serialize_keras_object(self.model),
+            **{name: getattr(self, name) for name in names},
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "model": keras.saving.deserialize_keras_object(config["model"])})
+
+
+def _check_arguments(weight, temperature, reduce):
+    if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not math.isfinite(weight):
+        raise ValueError(f"`weight` must be a finite number of either sign. Received: weight={weight!r}")
+    if isinstance(temperature, str) and temperature not in TEMPERATURES:
+        raise ValueError(
+            f"`temperature` must be one of {TEMPERATURES} or a positive number. "
+            f"Received: temperature={temperature!r}"
+        )
+    if not isinstance(temperature, str):
+        SoftNearestNeighbor(temperature)
+    if reduce not in REDUCTIONS:
+        raise ValueError(f"`reduce` must be one of {REDUCTIONS}. Received: reduce={reduce!r}")
+
+
+def _over_replicas(shares):
+    """The sum of what all replicas hold, without gradient."""
+    return ops.sum(backend.gather(ops.stop_gradient(shares)[None]), axis=0)

@@ -1,0 +1,90 @@
+"""Outputs of layers inside a model, beside the model's own."""
+
+import functools
+import threading
+
+import keras
+
+
+class Taps:
+    """Calls a model and returns what some of its layers put out on the way.
+
+    A functional model is extended by outputs. In any other model the layers note their output while the
+    model is called, each thread (and so each replica) for itself.
+
+    Args:
+        model: a Keras model.
+        layers: names of layers of the model, or layers.
+
+    Raises:
+        ValueError: if a layer is not part of the model, or names repeat.
+    """
+
+    def __init__(self, model, layers):
+        found = [_find(model, layer) for layer in layers]
+        self.names = tuple(layer.name for layer in found)
+        if len({*self.names, "outputs"}) != len(self.names) + 1:
+            raise ValueError(
+                "`taps` must name different layers, none of them called 'outputs'. "
+                f"Received: taps={self.names}"
+            )
+        self._model, self._extended = model, None
+        if _is_functional(model):
+            outputs = {layer.name: _output(layer) for layer in found}
+            self._extended = keras.Model(model.input, {"outputs": model.output, **outputs})
+        else:
+            self._notes = threading.local()
+            for layer in found:
+                layer.call = self._noting(layer.name, layer.call)
+
+    def __call__(self, inputs, training=None):
+        """`{"outputs": ..., tap: ...}` for every tap."""
+        if self._extended is not None:
+            return self._extended(inputs, training=training)
+        self._notes.outputs = {}
+        outputs = self._model(inputs, training=training)
+        noted = {name: self._notes.outputs[name] for name in self.names}
+        del self._notes.outputs
+        return {"outputs": outputs, **noted}
+
+    def _noting(self, name, call):
+        @functools.wraps(call)
+        def noted(*args, **kwargs):
+            outputs = call(*args, **kwargs)
+            if hasattr(self._notes, "outputs"):
+                self._notes.outputs[name] = outputs
+            return outputs
+
+        return noted
+
+
+def _is_functional(model):
+    return bool(hasattr(model, "operations") and getattr(model, "inputs", None))
+
+
+def _find(model, layer):
+    """The layer of the model that is meant by its name or by itself."""
+    for candidate in _layers(model):
+        if candidate is layer or candidate.name == layer:
+            return candidate
+    known = ", ".join(candidate.name for candidate in _layers(model))
+    raise ValueError(
+        f"`taps` must be layers of the model, or their names: {known}. "
+        f"Received: {getattr(layer, 'name', layer)!r}"
+    )
+
+
+def _layers(model):
+    for layer in getattr(model, "layers", ()):
+        yield layer
+        yield from _layers(layer)
+
+
+def _output(layer):
+    try:
+        return layer.output
+    except (AttributeError, ValueError):
+        raise ValueError(
+            "A tap must be used once, in the model itself and not in a model inside it. "
+            f"Received: the layer {layer.name!r}"
+        ) from None

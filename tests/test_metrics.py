@@ -1,0 +1,159 @@
+"""Laws of the routing metrics: hand-worked values, NumPy in float64, any split into batches."""
+
+import keras
+import numpy as np
+import pytest
+
+from star_keras import metrics
+from star_keras.layers import RoutedExperts
+
+RNG = np.random.default_rng(0)
+CLASSES, EXPERTS = 3, 4
+GATES = RNG.dirichlet(np.full(EXPERTS, 0.4), 50)
+LABELS = RNG.integers(0, CLASSES, 50)
+GATES[:5] = np.eye(EXPERTS)[[0, 1, 1, 3, 0]]
+OF_GATES = ("RoutingEntropy", "UtilizationEntropy", "RoutingInformation", "ExpertLoad", "DeadExperts")
+OF_CLASSES = ("ClassRoutingEntropy", "ExpertClassEntropy")
+ALL = OF_GATES + OF_CLASSES
+
+
+def entropy(p):
+    return -np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0), axis=-1)
+
+
+def naive(name, gates, labels, weights=None):
+    """The metric in float64 from all samples at once."""
+    weights = np.ones(len(gates)) if weights is None else weights
+    mean = np.average(gates, axis=0, weights=weights)
+    table = np.stack([(gates * weights[:, None])[labels == c].sum(0) for c in range(CLASSES)])
+    values = {
+        "RoutingEntropy": np.average(entropy(gates), weights=weights),
+        "UtilizationEntropy": entropy(mean),
+        "ExpertLoad": mean,
+        "DeadExperts": np.sum(mean < 0.1 / EXPERTS),
+        "ClassRoutingEntropy": np.mean([entropy(row / row.sum()) for row in table if row.sum()]),
+        "ExpertClassEntropy": np.mean([entropy(row / row.sum()) for row in table.T if row.sum()]),
+    }
+    values["RoutingInformation"] = values["UtilizationEntropy"] - values["RoutingEntropy"]
+    return values[name]
+
+
+def make(name, **options):
+    classes = {"num_classes": CLASSES} if name in OF_CLASSES else {}
+    return getattr(metrics, name)(num_experts=EXPERTS, **classes, **options)
+
+
+def update(metric, rows=slice(None), gates=GATES, labels=LABELS, weights=None):
+    given = (
+        (gates[rows],) if isinstance(metric, metrics.RoutingEntropy.__base__) else (labels[rows], gates[rows])
+    )
+    metric.update_state(*given, sample_weight=None if weights is None else weights[rows])
+    return np.asarray(metric.result())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_any_split_into_batches_gives_the_float64_value_of_all_samples(name):
+    expected = naive(name, GATES, LABELS)
+    for cuts in ([0, 50], [0, 1, 50], [0, 20, 21, 50], range(51)):
+        metric = make(name)
+        for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+            value = update(metric, slice(start, stop))
+        np.testing.assert_allclose(value, expected, rtol=2e-6, atol=1e-6)
+    metric.reset_state()
+    np.testing.assert_allclose(update(metric), expected, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_samples_of_weight_zero_do_not_count(name):
+    weights = RNG.uniform(size=50) * (np.arange(50) % 3 > 0)
+    expected = naive(name, GATES, LABELS, weights)
+    np.testing.assert_allclose(update(make(name), weights=weights), expected, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.fault(49)
+@pytest.mark.parametrize("name", ALL)
+def test_before_the_first_batch_and_for_one_expert_the_result_is_finite(name):
+    assert np.all(np.isfinite(np.asarray(make(name).result())))
+    options = {"num_classes": CLASSES} if name in OF_CLASSES else {}
+    if name not in ("ExpertLoad", "DeadExperts"):
+        options["normalize"] = True
+    metric = getattr(metrics, name)(num_experts=1, **options)
+    value = update(metric, gates=np.ones((50, 1)))
+    assert np.all(np.isfinite(value))
+    if name in ("RoutingEntropy", "UtilizationEntropy", "RoutingInformation", "DeadExperts"):
+        assert value == 0
+
+
+@pytest.mark.parametrize(
+    "gates,routing,utilization",
+    [
+        (np.full((8, 4), 0.25), 1, 1),
+        (np.eye(4)[np.arange(8) % 4], 0, 1),
+        (np.eye(4)[np.zeros(8, int)], 0, 0),
+    ],
+    ids=["uniform", "one-hot", "collapsed"],
+)
+def test_normalised_entropies_lie_between_zero_and_one(gates, routing, utilization):
+    values = [update(make(name, normalize=True), gates=gates) for name in OF_GATES[:3]]
+    np.testing.assert_allclose(values, [routing, utilization, utilization - routing], atol=1e-6)
+
+
+def test_an_expert_of_each_class_has_no_entropy_left():
+    labels = np.arange(9) % 3
+    gates = np.eye(4)[labels]  # the last expert gets nothing and does not count
+    for name in OF_CLASSES:
+        np.testing.assert_allclose(update(make(name), gates=gates, labels=labels), 0, atol=1e-7)
+    shared = np.eye(4)[np.zeros(9, int)]
+    np.testing.assert_allclose(
+        update(make("ExpertClassEntropy"), gates=shared, labels=labels), np.log(3), rtol=1e-6
+    )
+
+
+@pytest.mark.fault(49)
+def test_an_expert_that_is_never_used_is_dead_and_one_below_the_threshold_too():
+    gates = np.tile([[0.0, 0.02, 0.38, 0.6]], (10, 1))
+    assert update(make("DeadExperts"), gates=gates) == 2
+    assert update(make("DeadExperts", threshold=0.05), gates=gates) == 1
+
+
+def test_gates_of_another_width_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(batch, 4\).*Received: shape \(5, 3\)"):
+        metrics.RoutingEntropy(4).update_state(np.ones((5, 3)))
+
+
+# --- similarity -----------------------------------------------------------------------------------
+
+
+def test_similarity_is_that_of_all_kernels_without_biases():
+    layer = RoutedExperts(2, 3, hidden_units=(4,), batch_norm=False)
+    layer.build((None, 5))
+    first, second = (np.asarray(stack.kernel.value) for stack in layer.expert_layers)
+    vectors = np.concatenate([first.reshape(3, -1), second.reshape(3, -1)], axis=1).astype("float64")
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    similarity = metrics.expert_similarity(layer)
+    np.testing.assert_allclose(similarity.matrix, vectors @ vectors.T, atol=1e-12)
+    pairs = np.array([similarity.matrix[pair] for pair in ((0, 1), (0, 2), (1, 2))])
+    summary = similarity.mean, similarity.mean_abs, similarity.max
+    np.testing.assert_allclose(summary, [pairs.mean(), np.abs(pairs).mean(), pairs.max()])
+
+
+def test_similarity_of_own_experts_and_of_arrays():
+    dense = [keras.layers.Dense(2) for _ in range(2)]
+    layer = RoutedExperts(2, 2, experts=dense)
+    layer.build((None, 3))
+    dense[0].kernel.assign(np.ones((3, 2)))
+    dense[1].kernel.assign(-2 * np.ones((3, 2)))
+    similarity = metrics.expert_similarity(layer)
+    np.testing.assert_allclose([similarity.mean, similarity.mean_abs], [-1, 1])
+    outputs = np.moveaxis(np.asarray(layer.expert_outputs(np.ones((6, 3), "float32"))), 0, 1)
+    np.testing.assert_allclose(metrics.expert_similarity(outputs).matrix, [[1, -1], [-1, 1]], atol=1e-12)
+    assert metrics.expert_similarity(np.ones((1, 4))).max == 0
+    assert metrics.expert_similarity(np.zeros((2, 4))).mean == 0
+
+
+def test_experts_of_different_architectures_are_not_compared_by_their_weights():
+    experts = [keras.layers.Dense(2), keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(2)])]
+    layer = RoutedExperts(2, 2, experts=experts)
+    layer.build((None, 3))
+    with pytest.raises(ValueError, match="one architecture.*Received: kernels of shapes"):
+        metrics.expert_similarity(layer)

@@ -1,0 +1,183 @@
+"""The soft nearest neighbour loss in other processes: its memory, two replicas, the other backends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from _neighbors import CASES, DISTANCES, naive
+
+HERE = str(Path(__file__).parent)
+
+
+def run_script(script, *arguments, **environment):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore", **environment}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (HERE, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+MEMORY = """
+import re, sys
+import numpy as np
+import tensorflow as tf
+from star_keras.losses import SoftNearestNeighbor
+
+@tf.function(input_signature=[tf.TensorSpec((None,), "int32"), tf.TensorSpec((None, 128))])
+def gradient(labels, embeddings):
+    with tf.GradientTape() as tape:
+        tape.watch(embeddings)
+        loss = SoftNearestNeighbor()(labels, embeddings)
+    return tape.gradient(loss, embeddings)
+
+def kilobytes(name):
+    return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+
+rng = np.random.default_rng(0)
+embeddings = tf.constant(rng.normal(size=(8192, 128)).astype("float32"))
+labels = tf.constant(rng.integers(0, 10, 8192).astype("int32"))
+gradient(labels[:64], embeddings[:64])
+before = kilobytes("VmRSS")
+gradient(labels, embeddings)
+print((kilobytes("VmHWM") - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads memory from /proc")
+def test_8192_rows_need_no_more_than_100_megabytes():
+    # One matrix of distances would be 268 MB.
+    assert float(run_script(MEMORY)) <= 100
+
+
+REPLICAS = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+import keras
+from _neighbors import CASES
+from star_keras import losses, training
+
+mirrored = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+results = {}
+
+def step(labels, embeddings, distance):
+    loss = losses.SoftNearestNeighbor(0.5, distance, ignore_class=2)
+    with tf.GradientTape() as tape:
+        tape.watch(embeddings)
+        rows, share = loss.call(labels, embeddings), loss(labels, embeddings)
+    return rows, tape.gradient(share, embeddings)
+
+labels, embeddings = CASES["random"]
+halves = slice(11), slice(11, 20)
+parts = [[tf.constant(array[rows]) for array in (labels, embeddings)] for rows in halves]
+for distance in ("cosine", "squared"):
+    def values(index):
+        return mirrored.experimental_distribute_values_from_function(
+            lambda context: parts[context.replica_id_in_sync_group][index]
+        )
+    run = tf.function(lambda y, x: mirrored.run(step, (y, x, distance)))
+    for name, result in zip(("rows", "gradient"), run(values(0), values(1))):
+        results[f"{distance}/{name}"] = np.concatenate(mirrored.experimental_local_results(result))
+
+def train(strategy):
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        layers = [keras.layers.Dense(5, activation="tanh", name=name) for name in ("first", "code")]
+        layers.append(keras.layers.Dense(4, activation="softmax"))
+        classifier = keras.Sequential([keras.Input((6,)), *layers])
+        model = training.SoftNearestNeighborRegularization(classifier, ("first", "code"), weight=2.0)
+        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", jit_compile=False)
+    history = model.fit(embeddings, labels, batch_size=10, epochs=3, shuffle=False, verbose=0).history
+    return history, [np.asarray(weight) for weight in classifier.get_weights()]
+
+(one, one_weights), (two, two_weights) = train(tf.distribute.get_strategy()), train(mirrored)
+for name in one:
+    results[f"one/{name}"], results[f"two/{name}"] = one[name], two[name]
+for index, pair in enumerate(zip(one_weights, two_weights)):
+    results[f"one/{index}"], results[f"two/{index}"] = pair
+np.savez(sys.argv[1], **results)
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_equal_one_with_the_global_batch(tmp_path):
+    run_script(REPLICAS, tmp_path / "results.npz")
+    results = np.load(tmp_path / "results.npz")
+    labels, embeddings = CASES["random"]
+    for distance in DISTANCES:
+        rows, gradient, _ = naive(labels, embeddings, 0.5, distance, mask=labels != 2)
+        np.testing.assert_allclose(results[f"{distance}/rows"], rows, rtol=1e-5, atol=1e-5)
+        scale = np.abs(gradient).max()
+        np.testing.assert_allclose(results[f"{distance}/gradient"], gradient, rtol=0, atol=1e-5 * scale)
+    names = [name.removeprefix("one/") for name in results.files if name.startswith("one/")]
+    assert {"loss", "task_loss", "first_entanglement", "code_entanglement", "0", "5"} <= set(names)
+    for name in names:
+        np.testing.assert_allclose(results[f"two/{name}"], results[f"one/{name}"], rtol=1e-5, atol=2e-5)
+
+
+BACKENDS = """
+import sys
+import keras
+import numpy as np
+from _neighbors import CASES, DISTANCES
+from star_keras.losses import SoftNearestNeighbor, neighbors
+
+def evaluate(labels, embeddings, distance):
+    loss = SoftNearestNeighbor(0.5, distance)
+    if keras.backend.backend() == "jax":
+        import jax
+        gradient = jax.grad(lambda x: loss(labels, x))
+        return loss.call(labels, embeddings), gradient(embeddings)
+    import torch
+    embeddings = torch.tensor(embeddings, requires_grad=True)
+    loss(labels, embeddings).backward()
+    return loss.call(labels, embeddings).detach(), embeddings.grad
+
+neighbors.BLOCK_SIZE = 7
+results = {}
+for case, (labels, embeddings) in CASES.items():
+    if embeddings.dtype == np.float32:
+        for distance in DISTANCES:
+            for name, result in zip(("rows", "gradient"), evaluate(labels, embeddings, distance)):
+                results[f"{case}/{distance}/{name}"] = np.asarray(result)
+if keras.backend.backend() == "jax":
+    import jax
+    labels, embeddings = CASES["lone classes"]
+    loss = SoftNearestNeighbor(0.5)
+    results["jitted"] = jax.jit(jax.grad(lambda x, y: loss(y, x)))(embeddings, labels)
+np.savez(sys.argv[1], **results)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_agree_with_the_naive_float64_matrices(backend, tmp_path):
+    pytest.importorskip(backend)
+    run_script(BACKENDS, tmp_path / "results.npz", KERAS_BACKEND=backend, JAX_PLATFORMS="cpu")
+    results = np.load(tmp_path / "results.npz")
+    seen = 0
+    for case, (labels, embeddings) in CASES.items():
+        for distance in DISTANCES:
+            if f"{case}/{distance}/rows" not in results:
+                continue
+            seen += 1
+            rows, gradient, _ = naive(labels, embeddings, 0.5, distance)
+            close = dict(rtol=0, atol=1e-5 * max(1, np.abs(rows).max()), err_msg=f"{case}, {distance}")
+            np.testing.assert_allclose(results[f"{case}/{distance}/rows"], rows, **close)
+            # Where all points are alike the gradient is rounding alone.
+            close["atol"] = 1e-5 * max(np.abs(gradient).max(), 0.01 if "equal" in case else 0, 1e-12)
+            np.testing.assert_allclose(results[f"{case}/{distance}/gradient"], gradient, **close)
+    assert seen == 2 * sum(embeddings.dtype == np.float32 for _, embeddings in CASES.values())
+    if backend == "jax":
+        np.testing.assert_allclose(
+            results["jitted"], results["lone classes/cosine/gradient"], rtol=1e-4, atol=1e-6
+        )
