@@ -11,9 +11,6 @@ from keras import ops
 from star_keras.layers import EquivariantPredictor, RoutedExperts
 from star_keras.layers.initialization import stacked
 
-# Raised inside Keras when it turns a TensorFlow variable into an array.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
-
 
 def test_sizes_are_those_of_the_paper():
     layer = RoutedExperts(128, 16, TASKS, (512, 512))

@@ -329,9 +329,7 @@ BROKEN = [
     (lambda: Table([[0, 1], [1, 1]]), "inverse. Received: element 1"),
     (
         # A loop of five elements, in which every one is its own inverse.
-        lambda: Table(
-            [[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 3, 1, 2, 0]]
-        ),
+        lambda: Table([[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 3, 1, 2, 0]]),
         "associative. Received: .* elements 1, 1 and 2",
     ),
     (lambda: Table([[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]], exact=True), r"compose\(1, 1\)"),
