@@ -223,7 +223,7 @@ def test_the_network_is_saved_and_made_again_by_its_configuration(tmp_path):
     model = sk.models.create("moe_cnn", **config)
     sk.models.save(model, tmp_path / "moe")
     images = RNG.integers(0, 256, (3, 14, 15, 3), dtype="uint8")
-    again = sk.models.load(tmp_path / "moe", part="classifier")
+    again = sk.models.load(tmp_path / "moe")
     np.testing.assert_allclose(again(images), model(images), atol=1e-6)
 
 

@@ -63,12 +63,10 @@ class _Source:
 
     @property
     def parts(self):
-        if registry.architecture(self.architecture).backbone is not None:
-            return ("backbone", "pretraining")
-        return ("backbone", "classifier") if self.config.get("num_classes") else ("backbone",)
+        return registry.parts(self.architecture, self.config)
 
 
-def load(name_or_folder, weights=True, num_classes=None, part="backbone", **overrides):
+def load(name_or_folder, weights=True, num_classes=None, part=None, **overrides):
     """A trained model, from the zoo or from a folder that `save` wrote.
 
     Nothing is executed or unpickled: a file gives numbers to an architecture of this library, and only
@@ -83,7 +81,8 @@ def load(name_or_folder, weights=True, num_classes=None, part="backbone", **over
         num_classes: for transfer, puts a new head with a float32 softmax on the backbone
             (`classifier_activation=None` for logits).
         part: "backbone", from images to features; "classifier" with the head it was trained with;
-            "pretraining", the whole pretraining model: where they were saved.
+            "pretraining", the whole pretraining model: where they were saved. Defaults to None: the
+            backbone, or the classifier of an architecture that has no backbone.
         **overrides: of the configuration, such as `input_shape=(64, 64, 3)`, and `dtype`, `name`,
             `trainable`.
 
@@ -110,6 +109,7 @@ def load(name_or_folder, weights=True, num_classes=None, part="backbone", **over
     (None, 3)
     """
     source = _find(name_or_folder)
+    part = source.parts[0] if part is None else part
     if part not in source.parts:
         raise ValueError(
             f"`part` must be one of {', '.join(map(repr, source.parts))} for {source.label}. "

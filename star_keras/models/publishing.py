@@ -62,19 +62,13 @@ def publish(model, name, *, description, task, training_data, license, results, 
     save(model, path.parent, float16=True, overwrite=True)
     embeddings = embed_fixed_images(load(path.parent, dtype="float32"))
     architecture, config = registry.describe(model)
-    entry = registry.architecture(architecture)
-    parts = ["backbone"]
-    if entry.backbone is not None:
-        parts.append("pretraining")
-    elif config.get("num_classes"):
-        parts.append("classifier")
     record = {
         "description": description,
         "architecture": architecture,
         "config": config,
         "task": task,
         "data": training_data,
-        "parts": parts,
+        "parts": list(registry.parts(architecture, config)),
         "license": license,
         "results": results,
         "weights": relative,

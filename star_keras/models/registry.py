@@ -156,6 +156,16 @@ def nested(key, value):
     return {"architecture": name, **architecture(name).check(config, where=f"{key}.")}
 
 
+def parts(name, config):
+    """What `load` can make of a saved model of this architecture and configuration, the default first."""
+    entry = architecture(name)
+    if entry.backbone is not None:
+        return ("backbone", "pretraining")
+    if "num_classes" in entry.options:
+        return ("classifier",)
+    return ("backbone", "classifier") if config.get("num_classes") else ("backbone",)
+
+
 for _name in resnet.VARIANTS:
     register(
         _name,
