@@ -102,7 +102,7 @@ def draw(picture, accuracies, angles, views):
     above.set(xlabel="test images turned by, degrees", ylabel="test accuracy, %", xticks=range(0, 361, 45))
     above.set_title("Trained on upright clothes only", fontsize=11)
     above.grid(alpha=0.3)
-    above.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     shown = views[:: max(1, angles // 8)]
     below.imshow(np.concatenate([np.pad(view, ((1, 1), (1, 1), (0, 0))) for view in shown], axis=1))
     below.set_axis_off()

@@ -93,12 +93,3 @@ def test_images_of_ones_own_need_no_recipe_and_no_classes(tmp_path):
     assert "Epoch 2/2" in pretrain("--images", "./photos", cwd=tmp_path)
     backbone = models.load(tmp_path / "run" / "backbone")
     assert backbone.output_shape == (None, 512)
-
-
-@pytest.mark.slow
-def test_the_pretraining_example_runs_and_draws_its_picture(tmp_path):
-    arguments = ["--count", "128", "--epochs", "2", "--folder", "run", "--picture", "picture.png"]
-    command = [sys.executable, str(ROOT / "examples/pretrain_star.py"), *arguments]
-    finished = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
