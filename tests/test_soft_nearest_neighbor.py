@@ -7,7 +7,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from _neighbors import CASES, DISTANCES, TEMPERATURES, naive
+from _neighbors import CASES, DISTANCES, TEMPERATURES, assert_like_naive, naive
 
 from star_keras.losses import SoftNearestNeighbor, soft_nearest_neighbor
 
@@ -45,23 +45,6 @@ def evaluate(labels, embeddings, temperature=1.0, mode="eager", **options):
         signature.append(tf.TensorSpec((), "float32"))
         run = tf.function(run, input_signature=signature, jit_compile=mode == "jit")
     return run(tf.constant(labels), tf.constant(embeddings), tf.constant(temperature, "float32"))
-
-
-def assert_like_naive(actual, expected, embeddings, temperature, distance):
-    """To 1e-5 of the largest value, or of what a single anchor can contribute; float16 to its digits."""
-    half = embeddings.dtype == np.float16
-    x = embeddings.reshape(len(embeddings), -1).astype("float64")
-    lengths = np.linalg.norm(x, axis=1)
-    if distance == "cosine":
-        steepest = 1 / max(np.median(lengths), 1e-30)
-    else:
-        steepest = 2 * max(np.linalg.norm(x - x.mean(0), axis=1).max(), 1e-6 * lengths.max())
-    contributions = 1.0, steepest / temperature / len(x), 1 / temperature
-    for index, (result, reference) in enumerate(zip(actual, expected, strict=True)):
-        largest = max(np.abs(reference).max(), contributions[index])
-        relative, rounding = (1e-3, 3e-8) if half and index == 1 else (1e-5, 0)
-        result, tolerance = np.asarray(result, "float64"), relative * largest + rounding
-        np.testing.assert_allclose(result, reference, rtol=0, atol=tolerance, err_msg=str(index))
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
