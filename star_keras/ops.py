@@ -261,6 +261,14 @@ class _PartnerBlocks:
         """First row of a block. The last block reaches back over rows that are done: all have one size."""
         return ops.minimum(step * self.block, self.count - self.block)
 
+    def fresh(self, step):
+        """`(block, 1)` bool, rows of a block that no block before it had.
+
+        Sums and gradients of a row come from one block: products of the same row differ by rounding from
+        block to block, and large logits make much of little.
+        """
+        return self.first(step) + ops.arange(self.block)[:, None] >= step * self.block
+
     def cut(self, array, first):
         return ops.slice(array, (first, 0), (self.block, ops.shape(array)[1]))
 
@@ -303,6 +311,7 @@ def _partner_sums(blocks, partnered):
             return nearest, ops.log(ops.sum(ops.exp(of_partners - nearest), axis=1, keepdims=True))
 
         columns = ops.concatenate([top, ops.log(total), *ops.cond(ops.any(far), apart, at_hand)], axis=1)
+        columns = ops.where(blocks.fresh(step), columns, blocks.cut(sums, first))
         return ops.slice_update(sums, (first, 0), columns)
 
     empty = ops.zeros_like(blocks.rows[:, :1]) + ops.zeros((1, 4), "float32")
@@ -315,8 +324,7 @@ def _partner_gradients(blocks, sums, upstream):
         first = blocks.first(step)
         logits, partners, columns = blocks.logits(first), blocks.partners(first), blocks.cut(sums, first)
         surprise = _surprise(columns)
-        fresh = first + ops.arange(blocks.block)[:, None] >= step * blocks.block
-        factor = ops.where(fresh, blocks.cut(upstream, first), 0.0)
+        factor = ops.where(blocks.fresh(step), blocks.cut(upstream, first), 0.0)
         shares = ops.exp(logits - columns[:, :1] - columns[:, 1:2])
         near = ops.minimum(surprise, _WIDEST_GAP)
 
