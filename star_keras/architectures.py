@@ -23,6 +23,10 @@ _PROJECTOR = {
     "router_units": _WIDTHS,
     "routing": checks.choice("learned", "shared", "separate"),
     "batch_norm": checks.boolean,
+    "top_k": checks.optional(checks.integer(1, 1024)),
+    "router_temperature": checks.number(1e-6, 1e6),
+    "router_noise": checks.number(0, 1e6),
+    "expert_dropout": checks.number(0, 1),
 }
 _PREDICTOR = {
     "hidden_units": _WIDTHS,
@@ -73,7 +77,9 @@ def describe_star(model):
     views = keras.saving.serialize_keras_object(star_views(model.backbone.input_shape[1]))["config"]
     own = keras.saving.serialize_keras_object(model.augmentation)["config"]
     parts = (model.projector, RoutedExperts), (model.predictor, EquivariantPredictor)
-    if not all(type(part) is kind for part, kind in parts) or model.projector.tasks != TASKS:
+    if not all(type(part) is kind for part, kind in parts):
+        return None
+    if model.projector.tasks != TASKS or model.projector.experts is not None:
         return None
     if _without_names(own) != _without_names(views):
         return None
