@@ -1,4 +1,4 @@
-"""Quickstart: a backbone that has learned from CIFAR-10 images meets clothes it has never seen.
+"""Quickstart: a backbone that learned from CIFAR-10 images without labels meets clothes it has never seen.
 
 Transfers a pretrained backbone to Fashion-MNIST with 10, 30 and 100 labelled images a class, by
 fine-tuning (`model.fit`) and by a linear probe on frozen features, next to the same network without its
@@ -7,7 +7,7 @@ prints a table and draws quickstart.png.
 
 It is not a benchmark: 2,000 test images, few seeds, one set of training options for all.
 
-    python examples/quickstart.py [--model resnet20] [--picture quickstart.png]
+    python examples/quickstart.py [--model star-resnet20] [--picture quickstart.png]
 """
 
 import os
@@ -33,7 +33,7 @@ METHODS = {
 }
 
 
-def run(model="resnet20", picture="quickstart.png", epochs=10, smoke=False):
+def run(model="star-resnet20", picture="quickstart.png", epochs=10, smoke=False):
     started = time.time()
     train, test = sk.data.load("fashion_mnist"), sk.data.load("fashion_mnist", split="test")
     train_images, test_images = sk.data.to_rgb(train.images, 32), sk.data.to_rgb(test.images, 32)

@@ -142,8 +142,27 @@ def untrained(backbone, images, seed=0, batch_size=256, steps=40):
     return fresh
 
 
+def pretraining_results(backbone, train, test, history, **run):
+    """What a finished self-supervised run came to, beside the same network without any training.
+
+    Args:
+        backbone: of the trained model.
+        train, test: `(images, labels)`.
+        history: of the run, a dict of lists.
+        **run: further facts about the run, such as its seed.
+
+    Returns:
+        A dict for `write_results`.
+    """
+    return {
+        **measure(backbone, train, test),
+        "untrained": measure(untrained(backbone, train[0]), train, test),
+        "run": {"epochs": len(history["loss"]), **run, "history": history},
+    }
+
+
 def write_results(path, results):
-    """Writes a results file, whole or not at all, with what it was measured on."""
+    """Writes a results file, whole or not at all, with what it was measured on, and prints its heart."""
     machine = {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count()}
     path = pathlib.Path(path)
     part = path.with_name(f".{path.name}.part")
@@ -152,3 +171,6 @@ def write_results(path, results):
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+    for name in ("linear_probe", "nearest_neighbor"):
+        print(f"{name}: {results[name]['mean']:.1%} ± {results[name]['std']:.1%}")
+    print(f"All results are in {path}.")

@@ -11,7 +11,6 @@ from star_keras.layers import EquiTune
 # Raised inside Keras when it turns a TensorFlow variable into an array.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
-RNG = np.random.default_rng(0)
 S3 = [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 2, 1], [2, 1, 0], [1, 0, 2]]
 TURN = [[0.0, -1.0], [1.0, 0.0]]
 C4_MATRICES = [np.linalg.matrix_power(TURN, k) for k in range(4)]
@@ -69,11 +68,15 @@ def wrap(setting, weighting="mean", invariant=False, dtype="float32", **options)
     return EquiTune(model, group, None if invariant else output_group, dtype=dtype, **options)
 
 
+def rng(seed):
+    return np.random.default_rng(seed)
+
+
 def sample(setting, batch=3, dtype="float64"):
     group, shape, _ = SETTINGS[setting]
     if group.vocabulary:
-        return RNG.integers(0, group.vocabulary, (batch, *shape))
-    return RNG.normal(size=(batch, *shape)).astype(dtype)
+        return rng(1).integers(0, group.vocabulary, (batch, *shape))
+    return rng(1).normal(size=(batch, *shape)).astype(dtype)
 
 
 def array(tensor):

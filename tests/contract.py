@@ -150,7 +150,8 @@ def public_classes():
         names = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
         for name in names:
             value = getattr(module, name)
-            if isinstance(value, type) and value.__module__.startswith("star_keras"):
+            own = isinstance(value, type) and value.__module__.startswith("star_keras")
+            if own and not issubclass(value, tuple):
                 paths.append(f"{namespace}.{name}")
     return paths
 

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 from _equitune import (
-    RNG,
     WEIGHTINGS,
     array,
     classifier,
@@ -12,6 +11,7 @@ from _equitune import (
     each_weighting,
     members,
     network,
+    rng,
     sample,
     wrap,
 )
@@ -85,7 +85,7 @@ def test_the_mean_of_ties_is_equivariant_and_the_first_of_them_is_not():
 def test_interpolating_groups_are_said_to_be_approximate_and_their_error_is_reported():
     with pytest.warns(UserWarning, match="Rotations.*approximately"):
         wrapper = EquiTune(network((9, 9, 1)), groups.Rotations(8))
-    errors = wrapper.equivariance_error(RNG.normal(size=(2, 9, 9, 1)).astype("float32"))
+    errors = wrapper.equivariance_error(rng(2).normal(size=(2, 9, 9, 1)).astype("float32"))
     assert errors[0] < 1e-6 and errors[1] > 1e-3
 
 

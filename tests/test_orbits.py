@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from _equitune import RNG, S3, Counting, array, network, sample, wrap
+from _equitune import S3, Counting, array, network, rng, sample, wrap
 
 from star_keras import groups
 from star_keras.exceptions import ShapeError
@@ -67,7 +67,7 @@ def test_batch_statistics_are_those_of_the_whole_orbit_while_training():
     def moving_mean(**options):
         norm = keras.layers.BatchNormalization(momentum=0.0)
         model = keras.Sequential([keras.Input((4, 4, 2)), norm, keras.layers.Flatten()])
-        rows = RNG.normal(size=(3, 4, 4, 2)).astype("float32") + np.arange(4)[:, None, None]
+        rows = rng(2).normal(size=(3, 4, 4, 2)).astype("float32") + np.arange(4)[:, None, None]
         EquiTune(model, groups.Cyclic(4), **options)(rows, training=True)
         last = np.rot90(rows, 3, axes=(1, 2))
         return array(norm.moving_mean), rows.mean(axis=(0, 1, 2)), last.mean(axis=(0, 1, 2))
@@ -95,7 +95,7 @@ def test_a_batch_size_that_is_built_in_is_filled_with_members_of_the_orbit(batch
     model = fixed(4)
     free = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Flatten(), keras.layers.Dense(3)])
     free.set_weights(model.get_weights())
-    x = RNG.normal(size=(batch, 4, 4, 2)).astype("float32")
+    x = rng(3).normal(size=(batch, 4, 4, 2)).astype("float32")
     expected = EquiTune(free, groups.Dihedral(4))(x)
     np.testing.assert_allclose(array(EquiTune(model, groups.Dihedral(4))(x)), array(expected), atol=1e-6)
 
@@ -136,7 +136,7 @@ def formula(wrapper, x, upstream, shares):
 def test_gradients_of_argmin_are_those_of_the_formulas(gradient, rows):
     wrapper = wrap("dihedral", "argmin", dtype="float64", gradient=gradient, max_orbit_batch=rows)
     x = sample("dihedral")
-    upstream = RNG.normal(size=(3, 4, 4, 2))
+    upstream = rng(4).normal(size=(3, 4, 4, 2))
     shares = {
         "equitune": np.full((8, 3), 1 / 8),
         "identity": np.eye(8)[0][:, None] * np.ones(3),
@@ -165,7 +165,7 @@ def test_gradients_are_the_true_ones_by_finite_differences(options, rows):
     model = network((2, 3), dtype="float64")
     wrapper = EquiTune(model, group, max_orbit_batch=rows, **options)
     wrapper.build(x.shape)
-    upstream = RNG.normal(size=(2, 4))
+    upstream = rng(5).normal(size=(2, 4))
     for variable, gradient in zip(
         wrapper.trainable_variables, differentiate(wrapper, x, upstream), strict=True
     ):
@@ -182,7 +182,7 @@ def test_gradients_are_the_true_ones_by_finite_differences(options, rows):
 
 
 def test_the_gradient_of_equitune_is_not_the_true_gradient_of_argmin():
-    x, upstream = sample("dihedral"), RNG.normal(size=(3, 4, 4, 2))
+    x, upstream = sample("dihedral"), rng(6).normal(size=(3, 4, 4, 2))
     found = {}
     for gradient in ("equitune", "selected"):
         keras.utils.set_random_seed(1)

@@ -103,7 +103,7 @@ def _find_experts(model):
             "RoutingMonitor watches the one `RoutedExperts` layer of a functional model or the projector of "
             f"`STARPretraining`. Received: {len(found)} such layers in {model.name!r}"
         )
-    return keras.Model(model.input, found[0].input), found[0]
+    return keras.Model(model.inputs, found[0].input), found[0]
 
 
 def _join(batches):

@@ -5,7 +5,7 @@ Data       cifar10_train45k, the first 45,000 training images, in the folder STA
 Command    star-keras pretrain resnet20 --folder runs/resnet20 [--minutes 10]
 
 Run the command again to go on where it stopped. `--smoke` shows in a minute that everything works,
-`--publish` measures the finished run and puts it into the zoo.
+`--measure` measures the finished run, `--publish` puts it into the zoo, too, where its name is still free.
 """
 
 import pathlib
@@ -22,6 +22,7 @@ def run(
     precision="mixed_bfloat16",
     seed=0,
     smoke=False,
+    measure=False,
     publish=False,
 ):
     keras.utils.set_random_seed(seed)
@@ -56,18 +57,27 @@ def run(
         shuffle=False,
         callbacks=[resume],
     )
-    if publish and resume.epoch == epochs:
-        put_into_zoo(classifier, resume.history, (images, labels), seed, precision)
+    if resume.epoch == epochs and (measure or publish):
+        results = measured(classifier, (images, labels))
+        run = {"epochs": epochs, "seed": seed, "precision": precision, "history": resume.history}
+        results["run"] = run
+        sk.recipes.write_results(f"{folder}/results.json", results)
+        if publish:
+            put_into_zoo(classifier, results)
     return classifier
 
 
-def put_into_zoo(classifier, history, train, seed, precision):
+def measured(classifier, train):
     keras.config.set_dtype_policy("float32")
     test = sk.data.load("cifar10_test1k")
     classifier.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     _, accuracy = classifier.evaluate(test.images, test.labels, verbose=0)
-    measured = sk.recipes.measure(classifier.backbone, train, (test.images, test.labels))
-    results = {"accuracy": accuracy, "test_images": len(test.labels), **measured}
+    found = sk.recipes.measure(classifier.backbone, train, (test.images, test.labels))
+    print(f"accuracy: {accuracy:.1%}")
+    return {"accuracy": accuracy, "test_images": len(test.labels), **found}
+
+
+def put_into_zoo(classifier, results):
     sk.models.publish(
         classifier,
         "resnet20.cifar10-1",
@@ -76,13 +86,12 @@ def put_into_zoo(classifier, history, train, seed, precision):
         training_data="CIFAR-10, first 45,000 training images",
         license="Apache-2.0",
         results={
-            "accuracy": accuracy,
-            "linear_probe": measured["linear_probe"]["mean"],
-            "nearest_neighbor": measured["nearest_neighbor"]["mean"],
+            "accuracy": results["accuracy"],
+            "linear_probe": results["linear_probe"]["mean"],
+            "nearest_neighbor": results["nearest_neighbor"]["mean"],
         },
     )
-    run = {"epochs": len(history["loss"]), "seed": seed, "precision": precision, "history": history}
-    sk.recipes.write_results(pathlib.Path(__file__).with_name("results.json"), {**results, "run": run})
+    sk.recipes.write_results(pathlib.Path(__file__).with_name("results.json"), results)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ Compared   the same with `--method simclr`: one expert, the invariant loss alone
 Own images star-keras pretrain star-resnet18 --images ./photos --folder runs/photos
 
 Run the command again to go on where it stopped. `--smoke` shows in a minute that everything works,
-`--publish` measures the finished run; of the method star it puts the backbone into the zoo.
+`--measure` measures the finished run, `--publish` puts it into the zoo, too: of the method star the backbone,
+where its name is still free.
 """
 
 import pathlib
@@ -30,12 +31,13 @@ def run(
     precision="mixed_bfloat16",
     seed=0,
     smoke=False,
+    measure=False,
     publish=False,
 ):
     if method not in ("star", "simclr"):
         raise ValueError(f"`method` must be 'star' or 'simclr'. Received: method={method!r}")
-    if publish and images != OWN:
-        raise ValueError(f"`publish` is for {OWN}. Received: images={images!r}")
+    if (measure or publish) and images != OWN:
+        raise ValueError(f"`measure` and `publish` are for {OWN}. Received: images={images!r}")
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
 
@@ -65,16 +67,26 @@ def run(
     model.compile(keras.optimizers.SGD(schedule, momentum=0.9, weight_decay=5e-3))
 
     history = sk.recipes.pretrain(model, images, (images, labels), folder, epochs, batch_size, seed, minutes)
-    if publish and history:
-        put_into_zoo(model, history, (images, labels), method, stem, seed, precision)
+    if history and (measure or publish):
+        keras.config.set_dtype_policy("float32")
+        test = sk.data.load("cifar10_test1k")
+        results = sk.recipes.pretraining_results(
+            model.backbone,
+            (images, labels),
+            (test.images, test.labels),
+            history,
+            method=method,
+            stem=stem,
+            seed=seed,
+            precision=precision,
+        )
+        sk.recipes.write_results(f"{folder}/results.json", results)
+        if publish:
+            put_into_zoo(model, results, method)
     return model
 
 
-def put_into_zoo(model, history, train, method, stem, seed, precision):
-    test = sk.data.load("cifar10_test1k")
-    test = test.images, test.labels
-    measured = sk.recipes.measure(model.backbone, train, test)
-    floor = sk.recipes.measure(sk.recipes.untrained(model.backbone, train[0]), train, test)
+def put_into_zoo(model, results, method):
     if method == "star":
         sk.models.publish(
             model.backbone,
@@ -83,13 +95,10 @@ def put_into_zoo(model, history, train, method, stem, seed, precision):
             task="self-supervised",
             training_data="CIFAR-10, first 45,000 training images, no labels",
             license="Apache-2.0",
-            results={name: found["mean"] for name, found in measured.items()},
+            results={name: results[name]["mean"] for name in ("linear_probe", "nearest_neighbor")},
         )
-    run = {"epochs": len(history["loss"]), "stem": stem, "seed": seed, "precision": precision}
-    sk.recipes.write_results(
-        pathlib.Path(__file__).with_name("results.json" if method == "star" else "simclr.json"),
-        {**measured, "untrained": floor, "run": {**run, "history": history}},
-    )
+    name = "results.json" if method == "star" else "simclr.json"
+    sk.recipes.write_results(pathlib.Path(__file__).with_name(name), results)
 
 
 if __name__ == "__main__":
