@@ -45,7 +45,7 @@ def run(model="star-resnet20", picture="quickstart.png", epochs=10, smoke=False)
     network = sk.models.load(model, num_classes=10)
     network.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     network.optimizer.build(network.trainable_variables)
-    blank = [np.array(variable.value) for variable in network.optimizer.variables]
+    blank = [np.asarray(variable).copy() for variable in network.optimizer.variables]
 
     accuracies = {name: {} for name in METHODS}
     jobs = [(count, seed) for count, seeds in plan.items() for seed in seeds]
