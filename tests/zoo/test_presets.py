@@ -118,7 +118,7 @@ def test_transfer_puts_a_new_head_on_the_trained_backbone(classifier):
         models.load(BARE, num_classes=3, part="classifier")
 
 
-@pytest.mark.parametrize("part", ["pretraining", "head", None])
+@pytest.mark.parametrize("part", ["pretraining", "head"])
 def test_parts_that_were_not_saved_are_refused(part):
     with pytest.raises(ValueError, match="'backbone', 'classifier'"):
         models.load(BARE, part=part)
