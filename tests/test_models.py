@@ -11,14 +11,6 @@ from star_keras.models.resnet import VARIANTS
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (4, 32, 32, 3), dtype="uint8")
-POLICIES = ("mixed_bfloat16", "mixed_float16", "float64")
-
-
-@pytest.fixture(autouse=True)
-def untouched_settings():
-    yield
-    keras.config.set_dtype_policy("float32")
-    keras.config.set_image_data_format("channels_last")
 
 
 @pytest.fixture(scope="module")
