@@ -40,6 +40,7 @@ def main(arguments=None):
     if rest and options.command != "pretrain":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     try:
         if options.command == "pretrain":
             return _pretrain(rest)

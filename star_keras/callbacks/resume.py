@@ -23,7 +23,9 @@ class Resume(keras.callbacks.Callback):
     of the model's own seed, the epoch and the history; it is replaced as a whole, so a run that is
     killed at any moment finds the last finished epoch. The order of the images is not stored but
     computed, by `batches`, from the seed and the epoch. Put it behind the callbacks whose results
-    its history is to keep.
+    its history is to keep. Equal to the last bit is a resumed run where the backend's kernels are:
+    TensorFlow sums three or more gradients of one variable, as `STARPretraining` has them, in the
+    order its threads finish, unless `tf.config.threading.set_inter_op_parallelism_threads(1)`.
 
     Args:
         folder: where the checkpoint lies; made when missing.
