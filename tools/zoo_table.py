@@ -1,6 +1,6 @@
 """Writes the table of presets between the marks of README.md, from the catalogue and the results beside it.
 
-    python tools/zoo_table.py
+python tools/zoo_table.py
 """
 
 import json

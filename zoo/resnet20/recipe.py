@@ -17,7 +17,7 @@ import star_keras as sk
 
 def run(
     folder="runs/resnet20",
-    epochs=16,
+    epochs=24,
     minutes=None,
     precision="mixed_bfloat16",
     seed=0,
