@@ -65,7 +65,9 @@ tf.config.set_logical_device_configuration(
 import keras
 from _neighbors import CASES
 from star_keras import losses, training
+from star_keras.layers import RoutedExperts
 
+TERMS = ("load_balance", "router_z", "gate_entropy", "importance_variation", "expert_overlap")
 mirrored = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
 results = {}
 
@@ -92,9 +94,11 @@ def train(strategy):
     keras.utils.set_random_seed(0)
     with strategy.scope():
         layers = [keras.layers.Dense(5, activation="tanh", name=name) for name in ("first", "code")]
-        layers.append(keras.layers.Dense(4, activation="softmax"))
-        classifier = keras.Sequential([keras.Input((6,)), *layers])
-        model = training.SoftNearestNeighborRegularization(classifier, ("first", "code"), weight=2.0)
+        layers.append(RoutedExperts(4, num_experts=3, batch_norm=False, hidden_units=(4,)))
+        classifier = keras.Sequential([keras.Input((6,)), *layers, keras.layers.Softmax()])
+        model = training.SoftNearestNeighborRegularization(
+            classifier, ("first", "code"), weight=2.0, router_weights=dict.fromkeys(TERMS, 0.1)
+        )
         model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", jit_compile=False)
     history = model.fit(embeddings, labels, batch_size=10, epochs=3, shuffle=False, verbose=0).history
     return history, [np.asarray(weight) for weight in classifier.get_weights()]
@@ -119,7 +123,7 @@ def test_two_replicas_equal_one_with_the_global_batch(tmp_path):
         scale = np.abs(gradient).max()
         np.testing.assert_allclose(results[f"{distance}/gradient"], gradient, rtol=0, atol=1e-5 * scale)
     names = [name.removeprefix("one/") for name in results.files if name.startswith("one/")]
-    assert {"loss", "task_loss", "first_entanglement", "code_entanglement", "0", "5"} <= set(names)
+    assert {"loss", "task_loss", "code_entanglement", "load_balance", "router_z", "0", "5"} <= set(names)
     for name in names:
         np.testing.assert_allclose(results[f"two/{name}"], results[f"one/{name}"], rtol=1e-5, atol=2e-5)
 

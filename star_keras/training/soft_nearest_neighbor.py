@@ -8,7 +8,8 @@ from keras import ops
 
 from star_keras import backend
 from star_keras.losses import SoftNearestNeighbor
-from star_keras.training.taps import Taps
+from star_keras.training.router_terms import RouterTerms
+from star_keras.training.taps import Taps, layers_of
 
 TEMPERATURES = ("annealed", "trainable")
 REDUCTIONS = ("min", "sum", "mean", "last")
@@ -45,13 +46,18 @@ class SoftNearestNeighborRegularization(keras.Model):
         anchors: "valid" (the default) or "batch"; see `losses.SoftNearestNeighbor`.
         optimize_temperature: whether each step starts from the temperature and improves it first; see
             `losses.soft_nearest_neighbor`. Defaults to `False`.
+        router_weights: factors of terms of `losses` that are added for the model's one `RoutedExperts`
+            layer, such as `{"load_balance": 0.01}`: of "load_balance", "router_z", "gate_entropy",
+            "importance_variation" and "expert_overlap"; with tasks the mean over tasks counts. Gates are
+            those of `route`. Each is also a metric of its name. Defaults to `None`.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Call arguments:
         inputs: what the model takes.
 
     Returns:
-        A dict: `"outputs"`, which the compiled loss and metrics see, and one entry for each tap.
+        A dict: `"outputs"`, which the compiled loss and metrics see, and one entry for each tap; with
+        `router_weights` also `"gates"`, and for "router_z" `"router_logits"`.
 
     Raises:
         ValueError: if a tap is no layer of the model, or an argument is out of range; while training,
@@ -86,13 +92,16 @@ class SoftNearestNeighborRegularization(keras.Model):
         reduce="min",
         anchors="valid",
         optimize_temperature=False,
+        router_weights=None,
         **kwargs,
     ):
         _check_arguments(weight, temperature, reduce)
         SoftNearestNeighbor(distance=distance, anchors=anchors)  # refuses what it cannot take
         super().__init__(autocast=False, **kwargs)
         self.model = model
-        self._taps = Taps(model, taps if isinstance(taps, (tuple, list)) else (taps,))
+        self._router = RouterTerms(layers_of(model), router_weights) if router_weights else None
+        taps = taps if isinstance(taps, (tuple, list)) else (taps,)
+        self._taps = Taps(model, taps, inputs_of=self._router and self._router.layer)
         self.taps = self._taps.names
         self.weight = weight
         self.temperature = temperature
@@ -100,6 +109,7 @@ class SoftNearestNeighborRegularization(keras.Model):
         self.reduce = reduce
         self.anchors = anchors
         self.optimize_temperature = bool(optimize_temperature)
+        self.router_weights = router_weights
         if temperature == "annealed":
             self.annealed_temperature = self._scalar("annealed_temperature", 1.0, trainable=False)
         if temperature == "trainable":
@@ -107,6 +117,7 @@ class SoftNearestNeighborRegularization(keras.Model):
             self.inverse_temperature = self._scalar("inverse_temperature", start, trainable=bool(weight))
         self.task_tracker = keras.metrics.Mean(name="task_loss")
         self.tap_trackers = [keras.metrics.Mean(name=f"{tap}_entanglement") for tap in self.taps]
+        self.router_trackers = [keras.metrics.Mean(name=term) for term in router_weights or ()]
 
     def _scalar(self, name, start, trainable):
         initializer = keras.initializers.Constant(start)
@@ -120,7 +131,10 @@ class SoftNearestNeighborRegularization(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None):
-        return self._taps(inputs, training)
+        outputs = self._taps(inputs, training)
+        if self._router:
+            outputs.update(self._router.outputs(outputs.pop("features")))
+        return outputs
 
     def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs):
         """As `keras.Model.fit`; an annealed temperature follows the epoch, also from `initial_epoch`."""
@@ -149,7 +163,14 @@ class SoftNearestNeighborRegularization(keras.Model):
             tracker.update_state(_over_replicas(share), sample_weight=count)
         if self.weight:
             loss = loss + self.weight * self._disentanglement(y, y_pred, sample_weight)
-        return loss
+        return loss + self._routing(y_pred, count) if self._router else loss
+
+    def _routing(self, y_pred, count):
+        """The weighted terms of the router; of a replica its share of their sum."""
+        shares = self._router.shares(y_pred)
+        for tracker, share in zip(self.router_trackers, shares.values(), strict=True):
+            tracker.update_state(_over_replicas(share), sample_weight=count)
+        return sum(self.router_weights[term] * share for term, share in shares.items())
 
     def _disentanglement(self, y, y_pred, sample_weight):
         """The taps' losses, reduced; of a replica its share of the value."""
@@ -176,7 +197,8 @@ class SoftNearestNeighborRegularization(keras.Model):
         return super().compute_metrics(x, y, y_pred["outputs"], sample_weight)
 
     def get_config(self):
-        names = ("taps", "weight", "temperature", "distance", "reduce", "anchors", "optimize_temperature")
+        names = ("taps", "weight", "temperature", "distance", "reduce", "anchors")
+        names += ("optimize_temperature", "router_weights")
         return {
             **super().get_config(),
             "model": keras.saving.serialize_keras_object(self.model),

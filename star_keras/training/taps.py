@@ -5,6 +5,8 @@ import threading
 
 import keras
 
+RESERVED = ("outputs", "features", "gates", "router_logits")
+
 
 class Taps:
     """Calls a model and returns what some of its layers put out on the way.
@@ -15,27 +17,32 @@ class Taps:
     Args:
         model: a Keras model.
         layers: names of layers of the model, or layers.
+        inputs_of: a layer of the model whose inputs are returned as `"features"`. Defaults to None.
 
     Raises:
         ValueError: if a layer is not part of the model, or names repeat.
     """
 
-    def __init__(self, model, layers):
+    def __init__(self, model, layers, inputs_of=None):
         found = [_find(model, layer) for layer in layers]
         self.names = tuple(layer.name for layer in found)
-        if len({*self.names, "outputs"}) != len(self.names) + 1:
+        if len({*self.names, *RESERVED}) != len(self.names) + len(RESERVED):
             raise ValueError(
-                "`taps` must name different layers, none of them called 'outputs'. "
+                f"`taps` must name different layers, none of them called one of {RESERVED}. "
                 f"Received: taps={self.names}"
             )
         self._model, self._extended = model, None
         if _is_functional(model):
             outputs = {layer.name: _output(layer) for layer in found}
+            if inputs_of is not None:
+                outputs["features"] = _output(inputs_of, "input")
             self._extended = keras.Model(model.input, {"outputs": model.output, **outputs})
         else:
             self._notes = threading.local()
             for layer in found:
                 layer.call = self._noting(layer.name, layer.call)
+            if inputs_of is not None:
+                inputs_of.call = self._noting_features(inputs_of.call)
 
     def __call__(self, inputs, training=None):
         """`{"outputs": ..., tap: ...}` for every tap."""
@@ -43,7 +50,7 @@ class Taps:
             return self._extended(inputs, training=training)
         self._notes.outputs = {}
         outputs = self._model(inputs, training=training)
-        noted = {name: self._notes.outputs[name] for name in self.names}
+        noted = self._notes.outputs
         del self._notes.outputs
         return {"outputs": outputs, **noted}
 
@@ -57,6 +64,15 @@ class Taps:
 
         return noted
 
+    def _noting_features(self, call):
+        @functools.wraps(call)
+        def noted(inputs, *args, **kwargs):
+            if hasattr(self._notes, "outputs"):
+                self._notes.outputs["features"] = inputs
+            return call(inputs, *args, **kwargs)
+
+        return noted
+
 
 def _is_functional(model):
     return bool(hasattr(model, "operations") and getattr(model, "inputs", None))
@@ -64,25 +80,26 @@ def _is_functional(model):
 
 def _find(model, layer):
     """The layer of the model that is meant by its name or by itself."""
-    for candidate in _layers(model):
+    for candidate in layers_of(model):
         if candidate is layer or candidate.name == layer:
             return candidate
-    known = ", ".join(candidate.name for candidate in _layers(model))
+    known = ", ".join(candidate.name for candidate in layers_of(model))
     raise ValueError(
         f"`taps` must be layers of the model, or their names: {known}. "
         f"Received: {getattr(layer, 'name', layer)!r}"
     )
 
 
-def _layers(model):
+def layers_of(model):
+    """All layers of a model, those of models inside it as well."""
     for layer in getattr(model, "layers", ()):
         yield layer
-        yield from _layers(layer)
+        yield from layers_of(layer)
 
 
-def _output(layer):
+def _output(layer, side="output"):
     try:
-        return layer.output
+        return getattr(layer, side)
     except (AttributeError, ValueError):
         raise ValueError(
             "A tap must be used once, in the model itself and not in a model inside it. "
