@@ -18,6 +18,7 @@ from star_keras import (
     losses,
     metrics,
     models,
+    plots,
     recipes,
     training,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "losses",
     "metrics",
     "models",
+    "plots",
     "recipes",
     "training",
 ]

@@ -1,5 +1,8 @@
 """What a backbone's features are worth: NumPy in, small result objects out."""
 
+from star_keras.evaluation.embeddings import extract_embeddings
+from star_keras.evaluation.episodes import FewShotResult, few_shot
+from star_keras.evaluation.equivariance import EquivarianceResult, equivariance_metrics
 from star_keras.evaluation.features import extract_features
 from star_keras.evaluation.probe import (
     LinearProbeResult,
@@ -7,11 +10,39 @@ from star_keras.evaluation.probe import (
     linear_probe,
     nearest_neighbors,
 )
+from star_keras.evaluation.redundancy import (
+    CanonicalCorrelation,
+    canonical_correlation,
+    centered_kernel_alignment,
+    expert_correlations,
+)
+from star_keras.evaluation.retrieval import Neighbors, nearest_images
+from star_keras.evaluation.routing import RoutingReport, routing_report
+from star_keras.evaluation.spread import effective_rank, embedding_spread
+from star_keras.evaluation.statistics import PairedComparison, holm, paired_comparison
 
 __all__ = [
+    "CanonicalCorrelation",
+    "EquivarianceResult",
+    "FewShotResult",
     "LinearProbeResult",
     "NearestNeighborResult",
+    "Neighbors",
+    "PairedComparison",
+    "RoutingReport",
+    "canonical_correlation",
+    "centered_kernel_alignment",
+    "effective_rank",
+    "embedding_spread",
+    "equivariance_metrics",
+    "expert_correlations",
+    "extract_embeddings",
     "extract_features",
+    "few_shot",
+    "holm",
     "linear_probe",
+    "nearest_images",
     "nearest_neighbors",
+    "paired_comparison",
+    "routing_report",
 ]

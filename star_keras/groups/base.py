@@ -95,9 +95,7 @@ class Group:
                     f"batch. Received: shape {shape}"
                 )
             if None not in (size, shape[axis]) and shape[axis] != size:
-                raise ShapeError(
-                    f"{self!r} needs axis {axis} to be of size {size}. Received: shape {shape}"
-                )
+                raise ShapeError(f"{self!r} needs axis {axis} to be of size {size}. Received: shape {shape}")
 
     def get_config(self):
         raise NotImplementedError(f"`{type(self).__name__}` has no `get_config`, which saving needs.")
@@ -113,8 +111,7 @@ class Group:
         whole = isinstance(element, numbers.Integral) and not isinstance(element, bool)
         if not whole or not 0 <= element < self.order:
             raise ValueError(
-                f"Elements of {self!r} are Python integers from 0 to {self.order - 1}. "
-                f"Received: {element!r}"
+                f"Elements of {self!r} are Python integers from 0 to {self.order - 1}. Received: {element!r}"
             )
         return int(element)
 

@@ -57,9 +57,7 @@ class Rotations(Group):
     def check_shape(self, shape, elements=None):
         super().check_shape(shape, elements)
         if None in (shape[HEIGHT], shape[WIDTH]):
-            raise ShapeError(
-                f"{self!r} needs maps of known height and width. Received: shape {tuple(shape)}"
-            )
+            raise ShapeError(f"{self!r} needs maps of known height and width. Received: shape {tuple(shape)}")
 
     def _move(self, element, x):
         height, width, channels = x.shape[HEIGHT], x.shape[WIDTH], x.shape[-1]

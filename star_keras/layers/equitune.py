@@ -260,9 +260,7 @@ class EquiTune(keras.Model):
 
     def _chunks(self, inputs, training):
         batch = keras.tree.flatten(inputs)[0].shape[0]
-        return plan_chunks(
-            self.group.order, batch, fixed_batch(self.model), self.max_orbit_batch, training
-        )
+        return plan_chunks(self.group.order, batch, fixed_batch(self.model), self.max_orbit_batch, training)
 
     def _visit(self, inputs, elements):
         """The model's outputs for some members of the orbit, and the scores `(members, rows)` of these."""

@@ -117,9 +117,7 @@ class Tap:
                 f"features={name!r} and {_describe(model, layers)}"
             )
         sequential = isinstance(model, keras.Sequential)
-        inputs, outputs = (
-            (model.inputs[0], model.outputs[0]) if sequential else (model.input, model.output)
-        )
+        inputs, outputs = (model.inputs[0], model.outputs[0]) if sequential else (model.input, model.output)
         self._model = keras.Model(inputs, [outputs, layers[name].output])
 
     def __call__(self, inputs):

@@ -1,0 +1,97 @@
+"""Watch whether embeddings still tell images apart while a model trains."""
+
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from star_keras import evaluation
+from star_keras.exceptions import NonFiniteError
+
+
+class CollapseMonitor(keras.callbacks.Callback):
+    """Writes how much of their space the embeddings of fixed images fill into the logs.
+
+    Of a model with a projector, such as `STARPretraining`, the features and the embeddings of every task are
+    looked at, of any other its features or outputs. Into the logs go, for each space,
+
+    | log | value |
+    |---|---|
+    | `{space}_spread` | `evaluation.embedding_spread`: 1 is an even sphere, 0 a single direction |
+    | `{space}_effective_rank` | `evaluation.effective_rank`: number of directions they vary in |
+
+    where the space is "backbone", a task, or "embedding" for a projector without tasks. The first time that a
+    space of more than two columns has a spread below 0.1 or an effective rank below 1.5, a warning says so.
+    Features behind a ReLU, being positive, have a spread of 0.3 to 0.6 when all is well.
+
+    Args:
+        images: inputs of the model, looked at after every epoch; a few hundred are enough.
+        every: number of epochs between two looks; epochs between repeat the last values. Defaults to 1.
+        batch_size: images at a time. Defaults to 256.
+
+    Raises:
+        NonFiniteError: if an embedding is NaN or infinite.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> model.compile("sgd", "mse")
+    >>> x = np.random.default_rng(0).normal(size=(8, 4))
+    >>> history = model.fit(x, np.zeros((8, 3)), callbacks=[CollapseMonitor(x)], verbose=0).history
+    >>> sorted(history)
+    ['backbone_effective_rank', 'backbone_spread', 'loss']
+
+    Reference: Chen and He, Exploring Simple Siamese Representation Learning (2021), section 4.1; Garrido and
+    others, RankMe (ICML 2023).
+    """
+
+    def __init__(self, images, every=1, batch_size=256):
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"`every` must be a positive number of epochs. Received: every={every}")
+        self.images, self.every, self.batch_size = images, every, batch_size
+
+    def on_train_begin(self, logs=None):
+        self._values, self._warned = None, set()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is None:
+            return
+        last = epoch + 1 == self.params.get("epochs")
+        if self._values is None or last or (epoch + 1) % self.every == 0:
+            self._values = self._look(epoch)
+        logs.update(self._values)
+
+    def _look(self, epoch):
+        values = {}
+        for space, rows in self._embeddings().items():
+            spread, rank = evaluation.embedding_spread(rows), evaluation.effective_rank(rows)
+            values |= {f"{space}_spread": spread, f"{space}_effective_rank": rank}
+            if rows.shape[1] > 2 and (spread < 0.1 or rank < 1.5) and space not in self._warned:
+                self._warned.add(space)
+                warnings.warn(
+                    f"The embeddings {space!r} have collapsed in epoch {epoch}: spread {spread:.3f} (1 is "
+                    f"even), effective rank {rank:.1f} of {rows.shape[1]}. Lower the learning rate, or look "
+                    "for batches too small for negatives.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+        return values
+
+    def _embeddings(self):
+        """`{space: (images, columns) array}` of all spaces."""
+        backbone = getattr(self.model, "backbone", self.model)
+        features = evaluation.extract_features(backbone, self.images, self.batch_size, verbose=0)
+        projector = getattr(self.model, "projector", None)
+        outputs = {} if projector is None else projector(features, training=False)
+        outputs = outputs if isinstance(outputs, dict) else {"embedding": outputs}
+        found = {"backbone": features}
+        for space, rows in outputs.items():
+            found[space] = ops.convert_to_numpy(ops.cast(rows, "float32"))
+            if not np.isfinite(found[space]).all():
+                raise NonFiniteError(
+                    f"Embeddings must be finite. Received: NaN or infinity in {space!r}. Lower the learning "
+                    "rate, or compute in float32."
+                )
+        return found

@@ -1,0 +1,38 @@
+"""What all measures ask of their arrays."""
+
+import numpy as np
+
+
+def filled_rows(name, rows, minimum=1):
+    """`rows` as a finite array `(n, columns)` of at least `minimum` rows.
+
+    Raises:
+        ValueError: if they are not; the message calls them by `name`.
+    """
+    rows = np.asarray(rows)
+    if rows.ndim != 2 or not rows.size or len(rows) < minimum:
+        raise ValueError(
+            f"`{name}` must be an array (samples, columns) with at least {minimum} rows. "
+            f"Received: shape {rows.shape}"
+        )
+    refuse_not_finite(name, rows)
+    return rows
+
+
+def refuse_not_finite(name, rows):
+    """Raises a ValueError that counts the entries of the first axis with NaN or infinity."""
+    if not np.issubdtype(rows.dtype, np.number):
+        raise ValueError(f"`{name}` must be numbers. Received: type {rows.dtype}")
+    broken = np.count_nonzero(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))
+    if broken:
+        raise ValueError(
+            f"`{name}` must be finite. Received: NaN or infinity in {broken} of {len(rows)} rows; look at "
+            "the weights they were computed with."
+        )
+
+
+def unit_rows(rows):
+    """Vectors along the last axis in float32 and of length one; zero stays zero."""
+    rows = np.asarray(rows, "float32")
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1)

@@ -1,0 +1,72 @@
+"""The callback that watches whether embeddings collapse."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import star_keras as sk
+from star_keras.callbacks import CollapseMonitor
+from star_keras.evaluation import effective_rank, embedding_spread, extract_embeddings
+from star_keras.exceptions import NonFiniteError
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(32, 4)).astype("float32"), np.zeros((32, 3), "float32")
+IMAGES = RNG.integers(0, 256, (12, 32, 32, 3), dtype="uint8")
+
+
+def dense(initializer="orthogonal"):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_initializer=initializer)])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    return model
+
+
+def fit(model, monitor, epochs=1):
+    return model.fit(X, Y, epochs=epochs, callbacks=[monitor], verbose=0).history
+
+
+def test_logs_are_the_measures_of_the_embeddings():
+    model = dense()
+    history = fit(model, CollapseMonitor(X, batch_size=5))
+    outputs = model.predict(X, verbose=0)
+    assert history["backbone_spread"] == [pytest.approx(embedding_spread(outputs))]
+    assert history["backbone_effective_rank"] == [pytest.approx(effective_rank(outputs))]
+
+
+def test_every_space_of_a_pretraining_model_is_looked_at():
+    model = sk.models.load("star-resnet20", part="pretraining")
+    model.compile(keras.optimizers.SGD(0.0))
+    history = model.fit(IMAGES, batch_size=6, callbacks=[CollapseMonitor(IMAGES)], verbose=0).history
+    for space in ("backbone", "invariant", "equivariant"):
+        rows = extract_embeddings(model, IMAGES, space, verbose=0)
+        assert history[f"{space}_spread"][0] == pytest.approx(embedding_spread(rows), rel=0.02)
+        assert history[f"{space}_effective_rank"][0] == pytest.approx(effective_rank(rows), rel=0.02)
+
+
+def test_a_collapse_is_told_once():
+    one_direction = keras.initializers.Constant(np.outer([1.0, 0, 0, 0], [1.0, 2, 3]))
+    with pytest.warns(UserWarning, match="'backbone' have collapsed in epoch 0: .* rank 1.0 of 3") as told:
+        history = fit(dense(one_direction), CollapseMonitor(X), epochs=3)
+    assert len(told) == 1 and history["backbone_effective_rank"] == pytest.approx([1, 1, 1])
+
+
+def test_healthy_embeddings_are_met_with_silence():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(dense(), CollapseMonitor(X))
+
+
+def test_epochs_between_two_looks_repeat_the_values():
+    model = dense()
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    ranks = fit(model, CollapseMonitor(X, every=3), epochs=5)["backbone_spread"]
+    assert ranks[0] == ranks[1] != ranks[2] == ranks[3] != ranks[4]
+
+
+def test_bad_numbers_are_named():
+    with pytest.raises(NonFiniteError):
+        fit(dense(keras.initializers.Constant(np.nan)), CollapseMonitor(X))
+    with pytest.raises(ValueError, match="positive number of epochs. Received: every=0"):
+        CollapseMonitor(X, every=0)

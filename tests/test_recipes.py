@@ -1,0 +1,48 @@
+"""Sweeps: many runs into one file, whole after every run, and on from where they stopped."""
+
+import json
+
+import pytest
+
+from star_keras.recipes import sweep
+
+RUNS = [{"method": method, "seed": seed} for method in ("plain", "new") for seed in (0, 1)]
+
+
+def score(method, seed):
+    return {"accuracy": seed + (method == "new") / 2}
+
+
+def test_what_is_done_is_not_done_again(tmp_path, capsys):
+    path = tmp_path / "results" / "runs.jsonl"
+    done = []
+
+    def counted(**run):
+        done.append(run)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return score(**run)
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(counted, RUNS, path)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {**run, **score(**run)} for run in RUNS[:2]
+    ]
+    rows = sweep(counted, RUNS, path)
+    assert rows == [{**run, **score(**run)} for run in RUNS]
+    assert done == [*RUNS[:3], *RUNS[2:]]
+    assert [file.name for file in path.parent.iterdir()] == ["runs.jsonl"]
+    assert "4/4" in capsys.readouterr().out
+
+
+def test_rows_of_other_runs_stay_in_the_file(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    sweep(score, RUNS[:1], path)
+    assert sweep(score, RUNS[2:], path) == [{**run, **score(**run)} for run in RUNS[2:]]
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_no_run_begins_when_time_is_up(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    sweep(score, RUNS[:1], path)
+    assert sweep(score, RUNS, path, minutes=0) == [{**RUNS[0], **score(**RUNS[0])}]

@@ -1,0 +1,71 @@
+"""Paired comparisons of methods, and the adjustment of several tests."""
+
+import numpy as np
+import pytest
+
+from star_keras.evaluation import holm, paired_comparison
+
+
+def test_smallest_wilcoxon_p_is_that_of_the_number_of_pairs():
+    found = paired_comparison(np.zeros(10), np.arange(1, 11) / 100)
+    assert found.wilcoxon_p == pytest.approx(2 / 2**10)  # all ten of one sign
+    assert found.mean == pytest.approx(0.055)
+    assert found.count == 10
+
+
+def test_exchanging_the_methods_turns_the_sign_and_keeps_the_p_values():
+    first, second = np.random.default_rng(0).normal(size=(2, 12))
+    there, back = paired_comparison(first, second), paired_comparison(second, first)
+    assert there.mean == -back.mean
+    assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=0.05)
+    assert (there.wilcoxon_p, there.t_p) == pytest.approx((back.wilcoxon_p, back.t_p))
+
+
+def test_paired_t_by_hand():
+    found = paired_comparison([0.0, 0.0, 0.0], [1.0, 2.0, 3.0])
+    # t = 2 / (1 / sqrt(3)) with two degrees of freedom: p = 1 - t / sqrt(t**2 + 2)
+    t = 2 * np.sqrt(3)
+    assert found.t_p == pytest.approx(1 - t / np.sqrt(t**2 + 2))
+
+
+def test_bootstrap_interval_is_as_wide_as_that_of_a_normal_mean():
+    differences = np.random.default_rng(0).normal(0.5, 1.0, size=400)
+    found = paired_comparison(np.zeros(400), differences)
+    half = 1.96 * differences.std() / 20
+    assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half), abs=0.01)
+
+
+def test_no_wilcoxon_p_from_five_pairs():
+    found = paired_comparison(np.zeros(5), np.arange(1, 6))
+    assert np.isnan(found.wilcoxon_p)
+    assert found.to_dict()["wilcoxon_p"] is None
+
+
+def test_equal_methods_have_no_p_value():
+    found = paired_comparison(np.ones(8), np.ones(8))
+    assert found.mean == found.low == found.high == 0
+    assert np.isnan(found.wilcoxon_p) and np.isnan(found.t_p)
+
+
+def test_holm_by_hand():
+    assert holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert holm([0.01, float("nan"), 0.04])[0] == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    "first, second", [([1.0], [2.0]), ([1.0, 2.0], [1.0, 2.0, 3.0]), ([[1.0, 2.0]], [[1.0, 2.0]])]
+)
+def test_scores_must_be_pairs(first, second):
+    with pytest.raises(ValueError, match="same two or more seeds. Received: shapes"):
+        paired_comparison(first, second)
+
+
+def test_a_failed_run_is_not_averaged_away():
+    with pytest.raises(ValueError, match="must be finite"):
+        paired_comparison([0.5, float("nan")], [0.5, 0.6])
+
+
+def test_p_values_outside_their_range_are_refused():
+    with pytest.raises(ValueError, match=r"\[0, 1\]. Received"):
+        holm([0.5, 1.5])
