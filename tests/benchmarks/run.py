@@ -51,7 +51,10 @@ class Case:
 
 
 def _cases():
-    for dtype, views, target in (("fp32", (), "speed >= 1.1"), ("bf16", ("-views",), "speed >= 0.97")):
+    for dtype, views, target in (
+        ("fp32", (), "speed >= 1.1"),
+        ("bf16", ("-joint", "-views"), "speed >= 0.97"),
+    ):
         name = f"SimCLR step, batch 64, {dtype}"
         ours = tuple(("simclr_step.py", "bs64", f"star_keras-{dtype}{views}") for views in ("", *views))
         yield Case("simclr", name, target, ours, (("simclr_step.py", "bs64", f"torch-{dtype}-cl"),))

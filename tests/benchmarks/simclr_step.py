@@ -8,7 +8,8 @@ FORWARD_FLOPS = 1_110_835_200  # multiplications and additions of the convolutio
 def make(case, impl):
     """`bs64`; implementations `star_keras-fp32` and `star_keras-bf16`.
 
-    They take ready views, as the peers do. With `-views` appended the views are made inside the step.
+    They take ready views, as the peers do. With `-views` appended the views are made inside the step, with
+    `-joint` both views go through the network in one pass, as the peers' do.
     """
     import keras
     import numpy as np
@@ -38,6 +39,7 @@ def make(case, impl):
         sk.layers.Projector(128, hidden_units=(512,), dtype=dtype),
         temperature=0.5,
         equivariance_weight=0.0,
+        passes="joint" if impl.endswith("-joint") else "separate",
     )
     # As 5e-4 where weight decay passes through momentum.
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=5e-3), jit_compile=False)
