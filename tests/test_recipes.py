@@ -2,9 +2,11 @@
 
 import json
 
+import keras
 import pytest
 
-from star_keras.recipes import sweep
+from star_keras import recipes
+from star_keras.recipes import set_precision, sweep
 
 RUNS = [{"method": method, "seed": seed} for method in ("plain", "new") for seed in (0, 1)]
 
@@ -46,3 +48,21 @@ def test_no_run_begins_when_time_is_up(tmp_path):
     path = tmp_path / "runs.jsonl"
     sweep(score, RUNS[:1], path)
     assert sweep(score, RUNS, path, minutes=0) == [{**RUNS[0], **score(**RUNS[0])}]
+
+
+@pytest.fixture
+def policy_afterwards():
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("faster", ["float32", "mixed_bfloat16"])
+def test_auto_precision_is_the_faster_one(faster, policy_afterwards, monkeypatch, capsys):
+    monkeypatch.setattr(recipes, "_seconds_of_a_step", lambda policy: 1 if policy == faster else 2)
+    assert set_precision() == faster == keras.config.dtype_policy().name
+    assert faster in capsys.readouterr().out
+
+
+def test_auto_precision_is_measured_and_a_named_one_is_taken(policy_afterwards):
+    assert set_precision() in ("float32", "mixed_bfloat16")
+    assert set_precision("mixed_float16") == "mixed_float16" == keras.config.dtype_policy().name

@@ -18,12 +18,12 @@ def run(
     folder="runs/star-resnet18-stl10",
     epochs=200,
     minutes=None,
-    precision="mixed_bfloat16",
+    precision="auto",
     seed=0,
     smoke=False,
 ):
+    precision = sk.recipes.set_precision(precision)
     keras.utils.set_random_seed(seed)
-    keras.config.set_dtype_policy(precision)
 
     # Data: labels are for the monitor alone.
     batch_size, units = 256, 512

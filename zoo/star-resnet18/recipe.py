@@ -28,7 +28,7 @@ def run(
     stem="cifar",
     epochs=200,
     minutes=None,
-    precision="mixed_bfloat16",
+    precision="auto",
     seed=0,
     smoke=False,
     measure=False,
@@ -38,8 +38,8 @@ def run(
         raise ValueError(f"`method` must be 'star' or 'simclr'. Received: method={method!r}")
     if (measure or publish) and images != OWN:
         raise ValueError(f"`measure` and `publish` are for {OWN}. Received: images={images!r}")
+    precision = sk.recipes.set_precision(precision)
     keras.utils.set_random_seed(seed)
-    keras.config.set_dtype_policy(precision)
 
     # Data: labels are for the probes alone.
     train = sk.data.load("fashion_mnist" if smoke and images == OWN else images, size=32)

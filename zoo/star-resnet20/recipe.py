@@ -19,14 +19,14 @@ def run(
     folder="runs/star-resnet20",
     epochs=40,
     minutes=None,
-    precision="mixed_bfloat16",
+    precision="auto",
     seed=0,
     smoke=False,
     measure=False,
     publish=False,
 ):
+    precision = sk.recipes.set_precision(precision)
     keras.utils.set_random_seed(seed)
-    keras.config.set_dtype_policy(precision)
 
     # Data: labels are for the probes alone.
     train = sk.data.load("fashion_mnist" if smoke else "cifar10_train45k")

@@ -20,12 +20,12 @@ def run(
     folder="runs/star-resnet50-imagenet100",
     epochs=500,
     minutes=None,
-    precision="mixed_bfloat16",
+    precision="auto",
     seed=0,
     smoke=False,
 ):
+    precision = sk.recipes.set_precision(precision)
     keras.utils.set_random_seed(seed)
-    keras.config.set_dtype_policy(precision)
 
     # Data: labels are for the monitor alone.
     size, batch_size, units = (64, 8, 16) if smoke else (224, 256, 2048)
