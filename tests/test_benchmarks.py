@@ -36,6 +36,7 @@ def measured(seconds, cpu, foreign=0.0, **facts):
         ("ntxent", "ntxent-4", "star_keras"),
         ("snnl", "snnl-9", "star_keras-squared"),
         ("mmoe", "e2-b4-h3", "star_keras"),
+        ("mmoe", "e2-b4-h3", "first-call-e2"),
         ("augment", "aug16", "star_keras"),
         ("equitune", "B1", "star_keras"),
         pytest.param("simclr_step", "bs2", "star_keras-fp32", marks=pytest.mark.slow),

@@ -80,6 +80,9 @@ def _cases():
         ours = (("mmoe.py", case, "star_keras"),)
         name = f"RoutedExperts, forward and backward, {case}"
         yield Case("mmoe", name, "1.6 x limit", ours, peers, limit=("limits.py", "matmul-f32", "torch"))
+    ours = tuple(("mmoe.py", f"e{count}-b256-h64", f"first-call-e{count}") for count in (4, 64))
+    name = "RoutedExperts, first jitted call, b256-h64"
+    yield Case("mmoe", name, "speed >= 0.5", ours, reference="first-call-e4")
     for batch, target in ((1, "3.3 x single"), (8, "4.1 x single"), (32, "4.1 x single")):
         case = f"B{batch}"
         ours = ("equitune.py", case, "star_keras"), ("equitune.py", case, "single")
