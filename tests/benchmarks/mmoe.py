@@ -4,7 +4,7 @@ import protocol
 
 
 def make(case, impl):
-    """`e8-b512-h512`; `star_keras`, or `first-call...`: what the first jitted call takes, compiler included."""
+    """`e8-b512-h512`; `star_keras`, or `first-call...`: a first jitted call, compiler included."""
     import keras
     import tensorflow as tf
 
