@@ -1,11 +1,11 @@
 """Two mixtures of five experts, one behind features that the soft nearest neighbour loss disentangles.
 
 Trains the same small network twice on 4,000 Fashion-MNIST images, without the loss and with it, and draws how
-alike the experts are: above by the cosine of their weights, as the paper does, below by that of what they
+alike the experts are: left by the cosine of their weights, as the paper does, right by that of what they
 answer to the same test images. Everything it needs travels with the package; it takes a few minutes on two
 cores, prints a table and draws moe_without_collapse.png.
 
-Look at both rows. Weights are nearly orthogonal from the first step on, with the loss or without; answers
+Look at both halves. Weights are nearly orthogonal from the first step on, with the loss or without; answers
 tell whether experts do the same work. It is one seed, and one seed proves nothing: evidence/moe_collapse.py
 trains ten of each kind.
 
@@ -19,13 +19,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
-import matplotlib
 import numpy as np
 
 import star_keras as sk
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 NUM_EXPERTS = 5
 
@@ -38,7 +34,7 @@ def run(weight=1.0, picture="moe_without_collapse.png", epochs=10, seed=0, smoke
     test = sk.data.to_rgb(test.images[:num_test]), test.labels[:num_test]
 
     found = {}
-    for name, factor in (("cross entropy alone", 0.0), ("with soft nearest neighbours", weight)):
+    for name, factor in (("cross entropy alone", 0.0), ("with neighbour loss", weight)):
         print(f"Training: {name}", flush=True)
         found[name] = measured(trained(train, factor, epochs, seed), *test)
 
@@ -95,24 +91,12 @@ def print_table(found):
 
 
 def draw(picture, found):
-    figure, axes = plt.subplots(2, len(found), figsize=(7.4, 7.2), layout="constrained")
-    for column, (name, one) in enumerate(found.items()):
-        for row, what in enumerate(("weights", "outputs")):
-            image = draw_cosines(axes[row, column], one[what].matrix)
-        axes[0, column].set_title(f"{name}\ntest accuracy {one['accuracy']:.1%}", fontsize=10)
-    axes[0, 0].set_ylabel("cosine of experts' weights")
-    axes[1, 0].set_ylabel("cosine of experts' answers")
-    figure.colorbar(image, ax=axes, shrink=0.6)
-    figure.savefig(picture, dpi=130)
-    plt.close(figure)
-
-
-def draw_cosines(axis, matrix):
-    for (row, column), value in np.ndenumerate(matrix):
-        colour = "white" if abs(value) > 0.6 else "black"
-        axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
-    axis.set(xlabel="expert", xticks=range(NUM_EXPERTS), yticks=range(NUM_EXPERTS))
-    return axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
+    panels = {
+        f"{what}, {name}": one[key].matrix
+        for what, key in (("Weights", "weights"), ("Answers", "outputs"))
+        for name, one in found.items()
+    }
+    sk.plots.correlations(panels, label="cosine of two experts").savefig(picture, dpi=130)
 
 
 if __name__ == "__main__":
