@@ -35,8 +35,8 @@ def _lead(document):
     """What it is, on what it was measured, and its first number."""
     told = f"<p>{escape(document.model['description'])}</p>\n" if "description" in document.model else ""
     told += (
-        f"<p>Measured on frozen features. Probes learn from {escape(document.sources['train'])}; all is tested "
-        f"on {escape(document.sources['test'])}.</p>\n"
+        f"<p>Measured on frozen features. Probes learn from {escape(document.sources['train'])}; "
+        f"all is tested on {escape(document.sources['test'])}.</p>\n"
     )
     first = document.report.table[0]
     _, value, floor, untrained, _ = cells(first)
@@ -133,7 +133,8 @@ def _retrieval(document):
         figures += (
             f'<figure class="grid"><figcaption>By {escape(title)}: the query, and the nearest of '
             f"{run['samples'] - len(run['queries']):,} test images with their cosine</figcaption>\n"
-            f'<div class="retrieved" style="--columns: {1 + len(found["indices"][0])}">\n{lines}</div></figure>\n'
+            f'<div class="retrieved" style="--columns: {1 + len(found["indices"][0])}">\n'
+            f"{lines}</div></figure>\n"
         )
     return _section("What it takes for alike", _pair(figures))
 

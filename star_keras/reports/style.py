@@ -15,7 +15,8 @@ h2 { font-size: 1.25rem; margin: 48px 0 14px; padding-top: 14px; border-top: 1px
 p { max-width: 70ch; margin: 0 0 12px; }
 .first { font-size: 1.15rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { text-align: left; padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
 thead th { color: var(--faint); font-weight: 500; font-size: 0.85rem; }
 tbody th { font-weight: 500; }
 .numbers td { white-space: nowrap; }
@@ -41,7 +42,8 @@ figcaption { color: var(--faint); font-size: 0.88rem; margin: 6px 0 10px; }
 dt { color: var(--faint); } dd { margin: 0; }
 .views dd { text-align: right; font-variant-numeric: tabular-nums; }
 .facts { display: grid; grid-template-columns: max-content 1fr; gap: 6px 20px; margin: 0; }
-pre { white-space: pre-wrap; background: var(--raised); padding: 14px; border-radius: 8px; font-size: 0.85rem; }
+pre { white-space: pre-wrap; background: var(--raised); padding: 14px; border-radius: 8px;
+  font-size: 0.85rem; }
 @media (max-width: 700px) {
   body { font-size: 16px; }
   .numbers thead { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }

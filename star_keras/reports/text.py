@@ -4,7 +4,7 @@ from star_keras.evaluation.table import shown, shown_value
 
 HEADINGS = ("measure", "value", "floor", "untrained", "measured on")
 NOTES = (
-    "±: standard deviation over the seeds, which draw training images; for few-shot half of the 95 % interval.",
+    "±: standard deviation over the seeds, which draw training images; few-shot: half of the 95 % interval.",
     "floor: what chance gives, or a representation without any knowledge.",
     "untrained: the same network at random initialisation, its batch statistics set on the training images.",
 )
