@@ -5,6 +5,8 @@ import typing
 
 import numpy as np
 
+_ACCURACY, _FEATURES, _VIEWS = "Accuracy on frozen features", "Features", "Views"
+_REDUNDANCY, _ROUTING = "Redundancy", "Routing"
 _EQUIVARIANCE = (
     ("mrr", "Mean reciprocal rank", "number", "higher"),
     ("hits_at_1", "Hits at 1", "percent", "higher"),
@@ -18,6 +20,7 @@ class Row(typing.NamedTuple):
     """One number.
 
     Attributes:
+        group: what rows of one kind have in common, their heading.
         label: what it is.
         value: the number, a mean where there are several seeds.
         spread: standard deviation over the seeds, or half of a 95 % interval; None where one was measured.
@@ -30,6 +33,7 @@ class Row(typing.NamedTuple):
         seeds: list of integers.
     """
 
+    group: str
     label: str
     value: float
     spread: float | None
@@ -97,6 +101,7 @@ def _accuracy(label, runs, untrained):
     others = [run["accuracy"] for run in untrained]
     several = len(values) > 1
     return Row(
+        group=_ACCURACY,
         label=label,
         value=float(np.mean(values)),
         spread=float(np.std(values, ddof=1)) if several else None,
@@ -110,33 +115,33 @@ def _accuracy(label, runs, untrained):
     )
 
 
-def _row(label, run, key, twin, floor, unit, better, samples):
-    return Row(label, run[key], None, None, floor, twin.get(key), unit, better, samples, [run["seed"]])
+def _row(group, label, run, key, twin, floor, unit, better, samples):
+    return Row(group, label, run[key], None, None, floor, twin.get(key), unit, better, samples, [run["seed"]])
 
 
 def _few_shot(run, twin):
     words = f"{run['episodes']:,} episodes from {run['num_images']:,} test images"
     label = f"Few-shot: {run['ways']}-way, {run['shots']}-shot"
-    row = _row(label, run, "accuracy", twin, run["floor"], "percent", "higher", words)
+    row = _row(_ACCURACY, label, run, "accuracy", twin, run["floor"], "percent", "higher", words)
     return row._replace(spread=run["interval"], spread_of="episodes")
 
 
 def _spread(run, twin):
     words = f"{run['samples']:,} test images"
-    rank = f"Effective rank of the features (at most {run['largest_rank']})"
+    rank = f"Effective rank (at most {run['largest_rank']})"
     return [
-        _row("Spread of the features (at most 1)", run, "spread", twin, 0.0, "number", "higher", words),
-        _row(rank, run, "effective_rank", twin, 1.0, "number", "higher", words),
+        _row(_FEATURES, "Spread (at most 1)", run, "spread", twin, 0.0, "number", "higher", words),
+        _row(_FEATURES, rank, run, "effective_rank", twin, 1.0, "number", "higher", words),
     ]
 
 
 def _equivariance(run, twin):
     words = f"{run['views']} views of {run['images']:,} test images"
-    by = {"own": "own predictor", "fitted": "predictor fitted afterwards"}[run["predictor"]]
+    by = {"own": "by its own predictor", "fitted": "by a predictor fitted afterwards"}[run["predictor"]]
     if run["predictor"] == "fitted":
         words += f", fitted to {run['fitted_images']:,} others"
     return [
-        _row(f"{label}, {by}", run, key, twin, run["floors"][key], unit, better, words)
+        _row(f"{_VIEWS}, {by}", label, run, key, twin, run["floors"][key], unit, better, words)
         for key, label, unit, better in _EQUIVARIANCE
     ]
 
@@ -145,14 +150,24 @@ def _parameters(run, twin):
     words = (
         f"{run['views']} views of {run['images']:,} test images, fitted to {run['fitted_images']:,} others"
     )
-    label = "R² of the view's parameters"
-    return _row(label, run, "r2", twin, run["floors"]["r2"], "number", "higher", words)
+    label = "R² of the parameters"
+    return _row(
+        f"{_VIEWS}, read from the features",
+        label,
+        run,
+        "r2",
+        twin,
+        run["floors"]["r2"],
+        "number",
+        "higher",
+        words,
+    )
 
 
 def _correlation(label, run, twin):
     words = f"{run['samples']:,} test images"
     label = f"Canonical correlation of the {label}"
-    return _row(label, run, "mean", twin, run["floor"], "number", "lower", words)
+    return _row(_REDUNDANCY, label, run, "mean", twin, run["floor"], "number", "lower", words)
 
 
 def _routing(run, twin):
@@ -160,7 +175,9 @@ def _routing(run, twin):
     found = []
     for task, entropy in run["entropies"].items():
         even = math.log(len(run["gates"][task]))
-        label = f"Routing entropy, {task} task (even: {even:.3f})"
+        label = f"Entropy, {task} task (even: {even:.3f})"
         other = twin["entropies"][task] if twin else None
-        found.append(Row(label, entropy, None, None, None, other, "number", "", words, [run["seed"]]))
+        found.append(
+            Row(_ROUTING, label, entropy, None, None, None, other, "number", "", words, [run["seed"]])
+        )
     return found

@@ -5,7 +5,7 @@ from html import escape
 from star_keras.evaluation.table import shown
 from star_keras.reports import pictures
 from star_keras.reports.style import STYLE
-from star_keras.reports.text import HEADINGS, NOTES, cells, r2_columns, words
+from star_keras.reports.text import HEADINGS, NOTES, cells, groups, r2_columns, words
 
 
 def page(document):
@@ -54,7 +54,12 @@ def _section(title, content):
 
 def _numbers(document):
     head = "".join(f'<th scope="col">{heading}</th>' for heading in HEADINGS)
-    body = "".join(_table_row(cells(row), HEADINGS) for row in document.report.table)
+    body = ""
+    for heading, rows in groups(document.report.table):
+        body += (
+            f'<tr class="group"><th scope="rowgroup" colspan="{len(HEADINGS)}">{escape(heading)}</th></tr>\n'
+        )
+        body += "".join(_table_row(cells(row), HEADINGS) for row in rows)
     notes = "".join(f"<li>{escape(note)}</li>" for note in ("↑ higher is better, ↓ lower is better.", *NOTES))
     return _section(
         "Numbers",

@@ -1,5 +1,7 @@
 """A report as text: for the terminal, and as Markdown."""
 
+import itertools
+
 from star_keras.evaluation.table import shown, shown_value
 
 HEADINGS = ("measure", "value", "floor", "untrained", "measured on")
@@ -23,9 +25,18 @@ def cells(row):
     )
 
 
+def groups(table):
+    """`(heading, its rows)` of a table, in order."""
+    for heading, rows in itertools.groupby(table, key=lambda row: row.group):
+        yield heading, list(rows)
+
+
 def plain(document):
     """The table of a document for a terminal."""
-    lines = [HEADINGS, *(cells(row) for row in document.report.table)]
+    lines = [HEADINGS]
+    for heading, rows in groups(document.report.table):
+        lines.append((heading, "", "", "", ""))
+        lines += [(f"  {label}", *others) for label, *others in map(cells, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
     told = ["  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines]
     told += [f"left out: {words(name)}: {reason}" for name, reason in document.report.skipped.items()]
@@ -37,7 +48,9 @@ def markdown(document):
     lines = [f"# {document.model['name']}", "", document.model.get("description", ""), ""]
     lines += [f"- {place}: {where}" for place, where in document.sources.items()]
     lines += ["", _line(HEADINGS), _line("---" for _ in HEADINGS)]
-    lines += [_line(cells(row)) for row in document.report.table]
+    for heading, rows in groups(document.report.table):
+        lines.append(_line((f"**{heading}**", "", "", "", "")))
+        lines += [_line(cells(row)) for row in rows]
     lines += ["", "↑ higher is better, ↓ lower is better.", *NOTES]
     columns = r2_columns(document.report)
     if columns:
