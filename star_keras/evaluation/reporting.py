@@ -186,9 +186,10 @@ def _checked(model, data, name):
 
 
 def _taken(step, subject, skipped):
-    """The run of a step; None, and a reason in `skipped`, where the images do not allow it."""
+    """The run of a step, as plain as it is read again; None, and a reason in `skipped`, where the images do not allow it."""
     try:
-        return {**step.arguments, **MEASURES[step.measure](subject, **step.arguments)}
+        run = {**step.arguments, **MEASURES[step.measure](subject, **step.arguments)}
+        return json.loads(json.dumps(run))
     except ShapeError:
         raise
     except ValueError as error:

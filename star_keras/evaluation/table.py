@@ -147,21 +147,10 @@ def _equivariance(run, twin):
 
 
 def _parameters(run, twin):
-    words = (
-        f"{run['views']} views of {run['images']:,} test images, fitted to {run['fitted_images']:,} others"
-    )
-    label = "R² of the parameters"
-    return _row(
-        f"{_VIEWS}, read from the features",
-        label,
-        run,
-        "r2",
-        twin,
-        run["floors"]["r2"],
-        "number",
-        "higher",
-        words,
-    )
+    words = f"{run['views']} views of {run['images']:,} test images"
+    words += f", fitted to {run['fitted_images']:,} others"
+    group, label = f"{_VIEWS}, read from the features", "R² of the parameters"
+    return _row(group, label, run, "r2", twin, run["floors"]["r2"], "number", "higher", words)
 
 
 def _correlation(label, run, twin):
@@ -174,10 +163,9 @@ def _routing(run, twin):
     words = f"{run['samples']:,} test images"
     found = []
     for task, entropy in run["entropies"].items():
-        even = math.log(len(run["gates"][task]))
-        label = f"Entropy, {task} task (even: {even:.3f})"
-        other = twin["entropies"][task] if twin else None
-        found.append(
-            Row(_ROUTING, label, entropy, None, None, None, other, "number", "", words, [run["seed"]])
-        )
+        label = f"Entropy, {task} task (even: {math.log(len(run['gates'][task])):.3f})"
+        own, other = {"seed": run["seed"], "entropy": entropy}, {}
+        if twin:
+            other = {"entropy": twin["entropies"][task]}
+        found.append(_row(_ROUTING, label, own, "entropy", other, None, "number", "", words))
     return found

@@ -1,11 +1,16 @@
 """A report as one HTML page: pictures inside, no script, nothing fetched."""
 
-from html import escape
+import html
 
 from star_keras.evaluation.table import shown
 from star_keras.reports import pictures
 from star_keras.reports.style import STYLE
 from star_keras.reports.text import HEADINGS, NOTES, cells, groups, r2_columns, words
+
+
+def escape(text):
+    """Text for the page; a number stays on one line with its percent sign."""
+    return html.escape(text).replace(" %", "\u00a0%")
 
 
 def page(document):
@@ -39,7 +44,7 @@ def _lead(document):
         f"all is tested on {escape(document.sources['test'])}.</p>\n"
     )
     first = document.report.table[0]
-    _, value, floor, untrained, _ = cells(first)
+    _, value, floor, untrained, _ = map(escape, cells(first))
     beside = [f"{floor} by chance"] if first.floor is not None else []
     beside += [f"{untrained} for the same network untrained"] if first.untrained is not None else []
     return told + (
@@ -137,7 +142,8 @@ def _retrieval(document):
         title = "the features" if space == "backbone" else f"the {space} task"
         figures += (
             f'<figure class="grid"><figcaption>By {escape(title)}: the query, and the nearest of '
-            f"{run['samples'] - len(run['queries']):,} test images with their cosine</figcaption>\n"
+            f"{run['samples'] - len(run['queries']):,} test images (seed {run['seed']}) with their cosine"
+            f"</figcaption>\n"
             f'<div class="retrieved" style="--columns: {1 + len(found["indices"][0])}">\n'
             f"{lines}</div></figure>\n"
         )

@@ -34,12 +34,13 @@ def routing_bars(run):
         entropies=run["entropies"],
         samples=run["samples"],
     )
-    return _drawn(plots.routing(report))
+    return _drawn(plots.routing(report), 5.2, 3.6)
 
 
 def heat_map(run, title, names="expert", order=None):
     """The matrix of a correlation run as a heat map with its floor, a PNG."""
-    return _drawn(plots.correlations({title: run["matrix"]}, floor=run["floor"], names=names, order=order))
+    figure = plots.correlations({title: run["matrix"]}, floor=run["floor"], names=names, order=order)
+    return _drawn(figure, 4.8, 4.0)
 
 
 def viewed(document):
@@ -55,8 +56,10 @@ def viewed(document):
     return [(image, pairs[VIEWS * index : VIEWS * (index + 1)]) for index, image in enumerate(images)]
 
 
-def _drawn(figure):
+def _drawn(figure, width, height):
+    """The figure in a size whose letters can be read on a telephone."""
     file = io.BytesIO()
+    figure.set_size_inches(width, height)
     figure.savefig(file, format="png", dpi=150)
     return _uri(file)
 

@@ -8,7 +8,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink);
   font: 17px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
-  overflow-wrap: anywhere; }
+  overflow-wrap: break-word; }
 main { max-width: 1060px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 12px; }
 h2 { font-size: 1.25rem; margin: 48px 0 14px; padding-top: 14px; border-top: 1px solid var(--line); }
@@ -26,8 +26,9 @@ tbody th { font-weight: 500; }
 .numbers tr:not(.group) th { padding-left: 12px; }
 .notes { color: var(--faint); font-size: 0.88rem; padding-left: 1.2em; }
 .columns { max-width: 640px; }
+.columns th { white-space: nowrap; }
 .columns td { width: 5.5em; }
-.columns td.bars { width: 45%; padding-top: 12px; }
+.columns td.bars { width: 40%; padding-top: 12px; }
 .bars span { display: block; height: 6px; margin-bottom: 2px; border-radius: 2px; }
 .own { background: var(--own); } .other { background: var(--other); }
 .key { display: inline-block; width: 0.7em; height: 0.7em; border-radius: 2px; }
@@ -44,8 +45,9 @@ figcaption { color: var(--faint); font-size: 0.88rem; margin: 6px 0 10px; }
 dt { color: var(--faint); } dd { margin: 0; }
 .views dd { text-align: right; font-variant-numeric: tabular-nums; }
 .facts { display: grid; grid-template-columns: max-content 1fr; gap: 6px 20px; margin: 0; }
-pre { white-space: pre-wrap; background: var(--raised); padding: 14px; border-radius: 8px;
-  font-size: 0.85rem; }
+.facts dd { overflow-wrap: anywhere; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--raised); padding: 14px;
+  border-radius: 8px; font-size: 0.85rem; }
 @media (max-width: 700px) {
   body { font-size: 16px; }
   .numbers thead { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
