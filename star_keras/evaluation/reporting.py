@@ -186,7 +186,10 @@ def _checked(model, data, name):
 
 
 def _taken(step, subject, skipped):
-    """The run of a step, as plain as it is read again; None, and a reason in `skipped`, where the images do not allow it."""
+    """The run of a step, as plain as when it is read again.
+
+    Where the images do not allow it, the run is None, and the reason is added to `skipped`.
+    """
     try:
         run = {**step.arguments, **MEASURES[step.measure](subject, **step.arguments)}
         return json.loads(json.dumps(run))
