@@ -1,6 +1,7 @@
 """A report as one HTML page: pictures inside, no script, nothing fetched."""
 
 import html
+import re
 
 from star_keras.evaluation.table import shown
 from star_keras.reports import pictures
@@ -9,8 +10,8 @@ from star_keras.reports.text import HEADINGS, NOTES, cells, groups, r2_columns, 
 
 
 def escape(text):
-    """Text for the page; a number stays on one line with its percent sign."""
-    return html.escape(text).replace(" %", "\u00a0%")
+    """Text for the page; percent signs and arrows stay on the line of what they belong to."""
+    return re.sub(" ([%↑↓])", "\u00a0\\1", html.escape(text))
 
 
 def page(document):
@@ -99,13 +100,20 @@ def _routing(document):
     found = _runs(document, "routing")
     figures = ""
     for title, run in found:
-        roles = ", ".join(f"{expert} {run['roles'][expert]}" for expert in run["order"])
         figures += _figure(
             pictures.routing_bars(run),
             f"Bars: mean gates of {len(run['roles'])} experts for each task, {title}",
-            f"{title.capitalize()}, {run['samples']:,} test images, seed {run['seed']}. Roles: {roles}.",
+            f"{title.capitalize()}, {run['samples']:,} test images, seed {run['seed']}. {_roles(run)}.",
         )
     return _section("Which expert works for which task", _pair(figures)) if found else ""
+
+
+def _roles(run):
+    """The experts of every role, in words."""
+    by_role = {}
+    for expert in run["order"]:
+        by_role.setdefault(run["roles"][expert], []).append(str(expert))
+    return "; ".join(f"{role}: {', '.join(experts)}" for role, experts in by_role.items()).capitalize()
 
 
 def _redundancy(document):
@@ -203,7 +211,12 @@ def _views(document):
         tiles += _view(image, f"image {number}", {})
         for place, (view, parameters) in enumerate(views, start=1):
             tiles += _view(view, f"view {place} of image {number}", parameters)
-    return _section("Views and their parameters", f'<div class="views">\n{tiles}</div>\n')
+    seed = document.report.settings.seeds[0]
+    return _section(
+        "Views and their parameters",
+        f"<p>What the augmentation makes of the first test images, seed {seed}.</p>\n"
+        f'<div class="views">\n{tiles}</div>\n',
+    )
 
 
 def _view(image, title, parameters):

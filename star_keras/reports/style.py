@@ -23,7 +23,7 @@ tbody th { font-weight: 500; }
 .numbers td:last-child { white-space: normal; color: var(--faint); font-size: 0.85rem; padding-right: 0; }
 .numbers td:nth-child(2) { font-weight: 600; }
 .numbers .group th { font-weight: 700; padding-top: 18px; }
-.numbers tr:not(.group) th { padding-left: 12px; }
+.numbers tbody tr:not(.group) th { padding-left: 12px; }
 .notes { color: var(--faint); font-size: 0.88rem; padding-left: 1.2em; }
 .columns { max-width: 640px; }
 .columns th { white-space: nowrap; }
@@ -55,7 +55,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--raised);
     border-bottom: 1px solid var(--line); }
   .numbers th, .numbers td:last-child { grid-column: 1 / -1; }
   .numbers tr.group { padding-bottom: 0; border: 0; }
-  .numbers tr:not(.group) th { padding-left: 0; }
+  .numbers tbody tr:not(.group) th { padding-left: 0; }
   .numbers th, .numbers td { border: 0; padding: 1px 8px 1px 0; }
   .numbers td:not(:last-child)::before { content: attr(data-heading); display: block; color: var(--faint);
     font-size: 0.75rem; font-weight: 400; }
