@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from star_keras import evaluation, models, recipes
+from star_keras import data, evaluation, models, recipes
 from star_keras.__main__ import DEFAULT_RECIPE, main
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -133,6 +133,18 @@ def test_what_cannot_be_measured_is_told_in_a_line(photos, arguments, message, c
     assert main([*arguments, "--folder", "kept"]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+def test_models_without_features_and_images_without_one_label_are_refused(photos, monkeypatch, capsys):
+    models.save(models.create("moe_cnn", num_classes=2, num_experts=2), photos / "mixture")
+    assert main(["evaluate", "./mixture", *QUICK]) == 2
+    assert "features of a backbone" in capsys.readouterr().err
+    boxes = data.Split(
+        np.zeros((2, 32, 32, 3), "uint8"), [np.zeros(1, int)] * 2, None, [np.zeros((1, 4))] * 2
+    )
+    monkeypatch.setattr(data, "load", lambda *_, **__: boxes)
+    assert main(["evaluate", "resnet20", *QUICK]) == 2
+    assert "one label an image" in capsys.readouterr().err
 
 
 def test_a_page_without_matplotlib_is_refused_before_anything_is_measured(photos, monkeypatch, capsys):

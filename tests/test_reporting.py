@@ -144,6 +144,17 @@ def test_fewer_samples_than_shots_leave_out_those_shots(model):
     assert "more than shots=5 images" in few.skipped["few_shot"]
 
 
+def test_constant_images_have_finite_numbers_at_their_floor(model):
+    grey = np.full_like(TEST[0], 90)
+    found = report(model, (np.full_like(TRAIN[0], 90), TRAIN[1]), (grey, TEST[1]), BARE, verbose=False)
+    assert not found.skipped and np.isfinite(values(found)).all()
+    chance = {row.label: (row.value, row.floor) for row in found.table}
+    for label in ("Nearest neighbour", "Linear probe", "Few-shot: 3-way, 5-shot"):
+        assert chance[label][0] == pytest.approx(chance[label][1])
+    assert chance["Spread (at most 1)"][0] == pytest.approx(0, abs=1e-3)
+    assert found.measures["task_correlation"][0]["mean"] == 0
+
+
 def test_a_backbone_alone_gets_the_parts_that_apply(model):
     found = report(model.backbone, TRAIN, TEST, BARE, verbose=False)
     assert set(found.measures) == {*LABELLED, "spread", "equivariance", "retrieval"}

@@ -66,7 +66,7 @@ def _numbers(document):
             f'<tr class="group"><th scope="rowgroup" colspan="{len(HEADINGS)}">{escape(heading)}</th></tr>\n'
         )
         body += "".join(_table_row(cells(row), HEADINGS) for row in rows)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in ("↑ higher is better, ↓ lower is better.", *NOTES))
+    notes = "".join(f"<li>{escape(note)}</li>" for note in NOTES)
     return _section(
         "Numbers",
         f'<table class="numbers">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n'
@@ -138,6 +138,8 @@ def _pair(figures):
 
 
 def _retrieval(document):
+    if "retrieval" not in document.report.measures:
+        return ""
     (run,) = document.report.measures["retrieval"]
     figures = ""
     for space, found in run["neighbors"].items():

@@ -6,6 +6,7 @@ from star_keras.evaluation.table import shown, shown_value
 
 HEADINGS = ("measure", "value", "floor", "untrained", "measured on")
 NOTES = (
+    "↑ higher is better, ↓ lower is better.",
     "±: standard deviation over the seeds, which draw training images; few-shot: half of the 95 % interval.",
     "floor: what chance gives, or a representation without any knowledge.",
     "untrained: the same network at random initialisation, its batch statistics set on the training images.",
@@ -51,7 +52,7 @@ def markdown(document):
     for heading, rows in groups(document.report.table):
         lines.append(_line((f"**{heading}**", "", "", "", "")))
         lines += [_line(cells(row)) for row in rows]
-    lines += ["", "↑ higher is better, ↓ lower is better.", *NOTES]
+    lines += ["", *(f"- {note}" for note in NOTES)]
     columns = r2_columns(document.report)
     if columns:
         lines += ["", "## R² by column", "", _line(("parameter", "R²", "untrained")), _line(("---",) * 3)]
