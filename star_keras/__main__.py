@@ -1,10 +1,11 @@
-"""The command `star-keras`: list and describe the models of the zoo, and train them again."""
+"""The command `star-keras`: list, describe and measure the models of the zoo, and train them again."""
 
 import argparse
 import json
 import os
 import pathlib
 import runpy
+import shlex
 import sys
 
 from star_keras.version import __version__
@@ -36,6 +37,13 @@ def main(arguments=None):
         f"(default: {DEFAULT_RECIPE}), on images of your own with --images FOLDER",
     )
 
+    evaluation = commands.add_parser("evaluate", help="measure a model; every number beside its floor")
+    _add_measuring(evaluation)
+    evaluation.add_argument("--output", metavar="FILE.json", help="write all numbers as JSON too")
+    report = commands.add_parser("report", help="measure a model and write one page, with Markdown and JSON")
+    _add_measuring(report)
+    report.add_argument("--output", metavar="FILE.html", default="report.html", help="default: %(default)s")
+
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "pretrain":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -44,14 +52,14 @@ def main(arguments=None):
     try:
         if options.command == "pretrain":
             return _pretrain(rest)
+        if options.command in ("evaluate", "report"):
+            return _measure(options)
         return _list(options.pattern) if options.command == "list" else _info(options.name)
-    except (KeyError, ValueError, OSError, RuntimeError, ImportError) as error:
+    except (KeyError, ValueError, OSError, RuntimeError, ImportError, FloatingPointError) as error:
         print(f"star-keras: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "\nstar-keras: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr
-        )
+        print("\nstar-keras: interrupted; the same command goes on where it stopped.", file=sys.stderr)
         return 130
 
 
@@ -70,6 +78,60 @@ def _info(name):
     record.pop("embeddings", None)
     print(json.dumps(record, indent=2))
     return 0
+
+
+def _add_measuring(parser):
+    parser.add_argument("name", help='of a model, or a folder that holds one, such as "./runs/mine/backbone"')
+    parser.add_argument("--data", default="fashion_mnist", help="image set or path; default: %(default)s")
+    parser.add_argument("--test-data", help="another set to test on; default: the test split of --data")
+    parser.add_argument("--count", type=int, default=5000, help="training images; default: %(default)s")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+        help="a draw of training images each; default: 0 1 2",
+    )
+    parser.add_argument("--images", type=int, default=1000, help="test images seen in detail; default: 1000")
+    parser.add_argument("--views", type=int, default=20, help="of each of these; default: %(default)s")
+    parser.add_argument("--episodes", type=int, default=2000, help="few-shot problems; default: %(default)s")
+    parser.add_argument("--no-untrained", action="store_true", help="leave the untrained network out")
+    parser.add_argument("--folder", default="runs/measures", help="of what is measured; default: %(default)s")
+
+
+def _measure(options):
+    from star_keras import reports
+    from star_keras.evaluation import ReportSettings
+
+    if options.command == "report":
+        reports.check_extra(options.output)
+    settings = ReportSettings(
+        count=options.count,
+        seeds=options.seeds,
+        images=options.images,
+        views=options.views,
+        episodes=options.episodes,
+        untrained=not options.no_untrained,
+    )
+    document = reports.measure(
+        options.name, options.data, options.test_data, settings, options.folder, _command(options)
+    )
+    print(reports.plain(document))
+    if options.command == "report":
+        print("Written:", ", ".join(map(str, reports.write_report(document, options.output))))
+    elif options.output:
+        reports.write_json(document, options.output)
+    return 0
+
+
+def _command(options):
+    """The words that measure the same again; where things are kept does not matter."""
+    words = ["star-keras", "report", options.name, "--data", options.data]
+    words += ["--test-data", options.test_data] if options.test_data else []
+    for name in ("count", "images", "views", "episodes"):
+        words += [f"--{name}", str(getattr(options, name))]
+    words += ["--seeds", *map(str, options.seeds)] + ["--no-untrained"] * options.no_untrained
+    return shlex.join(words)
 
 
 def _pretrain(arguments):

@@ -34,14 +34,23 @@ def _styled(function):
 
     @functools.wraps(function)
     def draw(*args, **kwargs):
-        try:
-            import matplotlib
-        except ImportError as error:
-            raise ImportError("Pictures need Matplotlib: pip install 'star-keras[plots]'") from error
-        with matplotlib.rc_context(_STYLE):
+        with library().rc_context(_STYLE):
             return function(*args, **kwargs)
 
     return draw
+
+
+def library():
+    """Matplotlib, imported when a picture is asked for.
+
+    Raises:
+        ImportError: if it is not installed; names the extra.
+    """
+    try:
+        import matplotlib.image
+    except ImportError as error:
+        raise ImportError("Pictures need Matplotlib: pip install 'star-keras[plots]'") from error
+    return matplotlib
 
 
 def _figure(width, height):

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from star_keras import callbacks, evaluation, models
+from star_keras.evaluation import untrained
 
 
 def command_line(run, arguments=None):
@@ -159,28 +160,6 @@ def pretrain(model, images, labelled, folder, epochs, batch_size, seed, minutes=
     )
     models.save(model.backbone, pathlib.Path(folder) / "backbone", overwrite=True)
     return resume.history if resume.epoch == epochs else None
-
-
-def untrained(backbone, images, seed=0, batch_size=256, steps=40):
-    """The same network at random initialisation, its batch-norm statistics set on images.
-
-    The floor of every self-supervised result: what the architecture alone is worth.
-
-    Args:
-        backbone: a model of the zoo.
-        images: array of images in [0, 255].
-        seed: of the initialisation. Defaults to 0.
-        batch_size, steps: how much the moving statistics see. Default to 40 batches of 256.
-
-    Returns:
-        A new model.
-    """
-    keras.utils.set_random_seed(seed)
-    fresh = type(backbone).from_config(backbone.get_config())
-    drawn = np.random.default_rng(seed)
-    for _ in range(steps):
-        fresh(images[drawn.integers(len(images), size=batch_size)], training=True)
-    return fresh
 
 
 def pretraining_results(backbone, train, test, history, **run):

@@ -12,7 +12,7 @@ LEVELS = {
     "layers": 1, "losses": 1, "metrics": 1, "augmentation": 1, "data": 1,
     "models": 2, "training": 2, "evaluation": 2,
     "callbacks": 3, "architectures": 3,
-    "plots": 4, "recipes": 4, "__main__": 4,
+    "plots": 4, "recipes": 4, "reports": 4.1, "__main__": 4.2,
     "__init__": 5,
 }  # fmt: skip
 SIDEWAYS = {("evaluation", "models")}

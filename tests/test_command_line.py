@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from star_keras import models, recipes
+from star_keras import data, evaluation, models, recipes
 from star_keras.__main__ import DEFAULT_RECIPE, main
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -60,6 +60,98 @@ def test_a_wrong_flag_is_refused_before_anything_runs():
     with pytest.raises(SystemExit) as stopped:
         recipes.command_line(lambda epochs=3: pytest.fail("ran"), ["--epochs", "many"])
     assert stopped.value.code == 2
+
+
+QUICK = "--count 30 --images 8 --views 2 --episodes 4 --seeds 0 --no-untrained --folder kept".split()
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A small image set, in a folder that is the working one."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    sets = {f"x_{split}": rng.integers(0, 256, (count, 40, 36, 3), dtype="uint8")
+            for split, count in (("train", 30), ("test", 12))}  # fmt: skip
+    labels = {f"y_{split}": np.arange(count) % 2 for split, count in (("train", 30), ("test", 12))}
+    np.savez(tmp_path / "photos.npz", **sets, **labels)
+    return tmp_path
+
+
+def test_report_of_the_zoo_goes_on_after_control_c(photos, capsys, monkeypatch):
+    command = ["report", "star-resnet20", "--data", "./photos.npz", *QUICK, "--output", "pages/mine.html"]
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(evaluation.reporting.MEASURES, "routing", interrupt)
+        assert main(command) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "measures are in kept already" in capsys.readouterr().err
+    assert sorted(path.name for path in (photos / "pages").iterdir()) == ["mine.html", "mine.json", "mine.md"]
+    content = json.loads((photos / "pages" / "mine.json").read_text())
+    assert content["model"]["name"] == "star-resnet20.cifar10-1"
+    assert content["sources"]["test"] == "./photos.npz, split test (12 images)"
+    assert {"own", "fitted"} == {run["predictor"] for run in content["measures"]["equivariance"]}
+    assert "--views 2" in content["command"]
+
+    assert main(["evaluate", *command[1:-1], "numbers.json"]) == 0
+    assert "Linear probe" in capsys.readouterr().out
+    assert json.loads((photos / "numbers.json").read_text())["table"] == content["table"]
+
+
+def test_a_folder_of_a_model_is_measured_on_a_folder_of_images(photos, capsys):
+    models.save(models.create("resnet20", input_shape=(8, 8, 3)), photos / "mine")
+    for i, image in enumerate(np.load(photos / "photos.npz")["x_train"]):
+        (photos / "images" / f"kind {i % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(photos / "images" / f"kind {i % 2}" / f"{i}.png")
+    assert main(["evaluate", "./mine", "--data", "./images", *QUICK, "--output", "numbers.json"]) == 0
+    content = json.loads((photos / "numbers.json").read_text())
+    assert content["data"] == {"train_images": 24, "test_images": 6, "classes": 2}
+    assert "a fifth held out" in content["sources"]["test"]
+    assert not {"routing", "task_correlation"} & set(content["measures"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "star-resnet21"], "star-resnet20"),
+        (["report", "./no-such-folder"], "is no folder"),
+        (["evaluate", "resnet20", "--data", "fashion_minst"], "'fashion_mnist'"),
+        (["report", "resnet20", "--output", "report.pdf"], "HTML page"),
+        (["evaluate", "resnet20", "--seeds", "1", "1"], "`seeds` must be distinct"),
+        (
+            ["evaluate", "resnet20", "--data", "./photos.npz", "--test-data", "./other.npz"],
+            "1 unknown labels",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_told_in_a_line(photos, arguments, message, capsys):
+    sets = np.load(photos / "photos.npz")
+    np.savez(photos / "other.npz", **{**sets, "y_test": sets["y_test"] + 1})
+    assert main([*arguments, "--folder", "kept"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_models_without_features_and_images_without_one_label_are_refused(photos, monkeypatch, capsys):
+    models.save(models.create("moe_cnn", num_classes=2, num_experts=2), photos / "mixture")
+    assert main(["evaluate", "./mixture", *QUICK]) == 2
+    assert "features of a backbone" in capsys.readouterr().err
+    boxes = data.Split(
+        np.zeros((2, 32, 32, 3), "uint8"), [np.zeros(1, int)] * 2, None, [np.zeros((1, 4))] * 2
+    )
+    monkeypatch.setattr(data, "load", lambda *_, **__: boxes)
+    assert main(["evaluate", "resnet20", *QUICK]) == 2
+    assert "one label an image" in capsys.readouterr().err
+
+
+def test_a_page_without_matplotlib_is_refused_before_anything_is_measured(photos, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.image", None)
+    assert main(["report", "resnet20", *QUICK]) == 2
+    assert "star-keras[plots]" in capsys.readouterr().err
+    assert not (photos / "kept").exists()
 
 
 def pretrain(*arguments, cwd):

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from star_keras.data import images as image_tools
-from star_keras.data.images import Split
+from star_keras.data.images import Split, UnknownSplit
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -21,7 +21,7 @@ def read(folder, split=None, size=None, on_error="raise"):
         split = "train"
     root = folder / split if split else folder
     if not root.is_dir():
-        raise ValueError(
+        raise UnknownSplit(
             f"`split` must be a folder in {folder}. Received: split={split!r}; it has "
             f"{[path.name for path in _subfolders(folder)[:8]]}"
         )

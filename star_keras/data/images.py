@@ -12,6 +12,10 @@ from star_keras.exceptions import ShapeError
 _BIG = 16384
 
 
+class UnknownSplit(ValueError):
+    """An image set has no split of that name."""
+
+
 class Split(typing.NamedTuple):
     """One split of an image set, as NumPy arrays.
 

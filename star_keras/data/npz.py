@@ -15,7 +15,7 @@ import zlib
 import numpy as np
 
 from star_keras.data import images as image_tools
-from star_keras.data.images import Split
+from star_keras.data.images import Split, UnknownSplit
 from star_keras.exceptions import IntegrityError
 
 
@@ -48,7 +48,9 @@ def choose(split, available, source):
     if split in available:
         return split
     names = ", ".join(repr(name) for name in available if name) or "none: leave `split` out"
-    raise ValueError(f"`split` must be one of those of {source}. Received: split={split!r}; it has {names}.")
+    raise UnknownSplit(
+        f"`split` must be one of those of {source}. Received: split={split!r}; it has {names}."
+    )
 
 
 def _split_keys(archive):

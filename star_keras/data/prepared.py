@@ -43,8 +43,8 @@ def read(name, split=None, size=None, data_dir=None, download=False):
         raise ValueError(
             f"The set must have the features `image` and `label`. Received: {sorted(features)} of {name!r}"
         )
-    if split is None:
-        split = choose(None, list(builder.info.splits), name)
+    if split is None or split.isidentifier():
+        split = choose(split, list(builder.info.splits), name)
     in_stored_order = tfds.ReadConfig(interleave_cycle_length=1)
     rows = tfds.as_numpy(builder.as_dataset(split=split, read_config=in_stored_order))
     pairs = [(_without_grey_channel(row["image"]), row["label"]) for row in rows]

@@ -1,5 +1,6 @@
 """What a backbone's features are worth: NumPy in, small result objects out."""
 
+from star_keras.evaluation.baseline import untrained
 from star_keras.evaluation.embeddings import extract_embeddings
 from star_keras.evaluation.episodes import FewShotResult, few_shot
 from star_keras.evaluation.equivariance import EquivarianceResult, equivariance_metrics
@@ -16,6 +17,7 @@ from star_keras.evaluation.redundancy import (
     centered_kernel_alignment,
     expert_correlations,
 )
+from star_keras.evaluation.reporting import Report, ReportSettings, report
 from star_keras.evaluation.retrieval import Neighbors, nearest_images
 from star_keras.evaluation.routing import RoutingReport, routing_report
 from star_keras.evaluation.spread import effective_rank, embedding_spread
@@ -29,6 +31,8 @@ __all__ = [
     "NearestNeighborResult",
     "Neighbors",
     "PairedComparison",
+    "Report",
+    "ReportSettings",
     "RoutingReport",
     "canonical_correlation",
     "centered_kernel_alignment",
@@ -44,5 +48,7 @@ __all__ = [
     "nearest_images",
     "nearest_neighbors",
     "paired_comparison",
+    "report",
     "routing_report",
+    "untrained",
 ]

@@ -84,16 +84,24 @@ def expert_correlations(outputs):
     >>> bool(expert_correlations(outputs)[0, 1] < 0.1)
     True
     """
+    pairs = expert_pairs(outputs)
+    matrix = np.eye(np.shape(outputs)[1])
+    for (one, other), found in pairs.items():
+        matrix[one, other] = matrix[other, one] = found.mean
+    return matrix
+
+
+def expert_pairs(outputs):
+    """`{(one, other): CanonicalCorrelation}` of every pair of experts, `one < other`."""
     outputs = np.asarray(outputs)
     if outputs.ndim != 3:
         raise ValueError(
             f"`outputs` must have the shape (samples, num_experts, units). Received: shape {outputs.shape}"
         )
-    matrix = np.eye(outputs.shape[1])
-    for one, other in itertools.combinations(range(len(matrix)), 2):
-        found = canonical_correlation(outputs[:, one], outputs[:, other]).mean
-        matrix[one, other] = matrix[other, one] = found
-    return matrix
+    return {
+        (one, other): canonical_correlation(outputs[:, one], outputs[:, other])
+        for one, other in itertools.combinations(range(outputs.shape[1]), 2)
+    }
 
 
 def centered_kernel_alignment(first, second, debiased=False):

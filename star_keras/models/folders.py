@@ -133,6 +133,26 @@ def load(name_or_folder, weights=True, num_classes=None, part=None, **overrides)
     return Classifier(_load_backbone(source, weights, overrides), **head)
 
 
+def parts(name_or_folder):
+    """What `load` can give of a preset or a folder, the default first.
+
+    Args:
+        name_or_folder: as in `load`.
+
+    Returns:
+        A tuple of "backbone", "classifier" and "pretraining".
+
+    Raises:
+        PresetError, IntegrityError, ConfigError: as `load`.
+
+    Example:
+
+    >>> parts("star-resnet20")
+    ('backbone', 'pretraining')
+    """
+    return _find(name_or_folder).parts
+
+
 def save(model, folder, float16=False, overwrite=False):
     """Writes a model of `create` or `load` into a folder, from which `load` makes it again.
 

@@ -1,0 +1,173 @@
+"""A model and image sets by name, and what a report has measured of them."""
+
+import dataclasses
+import os
+import pathlib
+import platform
+
+import keras
+import numpy as np
+
+from star_keras import data as image_sets
+from star_keras import evaluation, models
+from star_keras.data.images import UnknownSplit, resize
+from star_keras.version import __version__
+
+TEST_SPLITS = ("test", "validation", "val")
+HELD_OUT = 0.2
+_FACTS = ("description", "task", "data", "license", "results", "bytes", "sha256")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Document:
+    """All that a report tells.
+
+    Attributes:
+        model: facts about the model, `name` and `parameters` among them.
+        sources: `{"train": words, "test": words}`: where the images come from.
+        class_names: tuple of strings, indexed by label; None where there are none.
+        command: the words that make the report again.
+        versions: of the software.
+        report: the `evaluation.Report`.
+        test_images, test_labels: the images that rows of the report count in.
+        loaded: the model itself.
+    """
+
+    model: dict
+    sources: dict
+    class_names: tuple | None
+    command: str
+    versions: dict
+    report: evaluation.Report
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    loaded: keras.Model
+
+    def to_dict(self):
+        """What is plain data, and all of it: the JSON beside the page."""
+        return {
+            "model": self.model,
+            "sources": self.sources,
+            "command": self.command,
+            "versions": self.versions,
+            **self.report.to_dict(),
+        }
+
+
+def measure(name, data="fashion_mnist", test_data=None, settings=None, folder=None, command=""):
+    """Loads a model and images, and takes every measure that applies to them.
+
+    Images smaller than the model takes are centred on black, larger ones shrunk and cut to a square, grey
+    ones repeated in three channels; images of a folder are all brought to the model's size.
+
+    Args:
+        name: of a preset, or a folder with a model.
+        data: name of an image set, or a path, as in `data.load`. Defaults to the embedded
+            "fashion_mnist".
+        test_data: of another set to test on. Defaults to None: the test or validation split of `data`, or
+            where it has neither, a fifth of its images, held out.
+        settings: `evaluation.ReportSettings`. Defaults to None: its defaults.
+        folder: of finished measures, see `evaluation.report`. Defaults to None: none are kept.
+        command: that makes the report again. Defaults to "".
+
+    Returns:
+        A `Document`.
+
+    Raises:
+        PresetError, IntegrityError, ConfigError: if there is no such model, or it is damaged.
+        ValueError: if the model has no backbone, there are no such images, or they have no single label.
+    """
+    model = _load(name)
+    backbone = getattr(model, "backbone", model)
+    train, test, sources = _image_sets(data, test_data, backbone)
+    names = train.class_names
+    train, test = ((split.images, split.labels) for split in (train, test))
+    return Document(
+        report=evaluation.report(model, train, test, settings, folder),
+        model=_facts(name, model),
+        sources=sources,
+        class_names=names,
+        command=command,
+        versions={
+            "star_keras": __version__,
+            "keras": keras.version(),
+            "backend": keras.backend.backend(),
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        test_images=test[0],
+        test_labels=test[1],
+        loaded=model,
+    )
+
+
+def _load(name):
+    parts = models.parts(name)
+    if "backbone" not in parts:
+        raise ValueError(
+            "A report is about the features of a backbone. Received: a model with the parts "
+            f"{', '.join(parts)}; measure its outputs with the functions of `star_keras.evaluation`."
+        )
+    return models.load(name, part="pretraining" if "pretraining" in parts else "backbone")
+
+
+def _facts(name, model):
+    if any(separator in name for separator in {"/", os.sep}):
+        record = {"name": name}
+    else:
+        known = models.info(name)
+        record = {"name": known["name"], **{key: known[key] for key in _FACTS if known.get(key)}}
+    backbone = getattr(model, "backbone", model)
+    record["input_shape"] = list(backbone.input_shape[1:])
+    record["features"] = backbone.output_shape[-1]
+    record["parameters"] = {"backbone": backbone.count_params()}
+    if backbone is not model:
+        record["parameters"]["whole pretraining model"] = model.count_params()
+    return record
+
+
+def _image_sets(data, test_data, backbone):
+    train = _fitting(data, None, backbone)
+    found = _test_split(data if test_data is None else test_data, backbone)
+    if found is None and test_data is not None:
+        found = _fitting(test_data, None, backbone), test_data
+    if found is not None:
+        test, where = found
+        return train, test, {"train": _words(data, train), "test": _words(where, test)}
+    order = np.random.default_rng(0).permutation(len(train.labels))
+    held = max(1, round(HELD_OUT * len(order)))
+    test, train = (
+        train._replace(images=train.images[rows], labels=train.labels[rows])
+        for rows in (np.sort(order[:held]), np.sort(order[held:]))
+    )
+    where = f"{data}, a fifth held out (seed 0)"
+    return train, test, {"train": _words(data, train), "test": _words(where, test)}
+
+
+def _test_split(name, backbone):
+    """The images to test on and their name, or None where the set has no split for it."""
+    for split in TEST_SPLITS:
+        try:
+            return _fitting(name, split, backbone), f"{name}, split {split}"
+        except UnknownSplit:
+            continue
+    return None
+
+
+def _fitting(name, split, backbone):
+    """A split with the images in the size that the backbone takes."""
+    side = backbone.input_shape[1]
+    is_folder = any(separator in name for separator in {"/", os.sep}) and pathlib.Path(name).is_dir()
+    found = image_sets.load(name, split, size=side if is_folder else None)
+    if found.boxes is not None:
+        raise ValueError(
+            f"A report needs one label an image. Received: {name!r}, a set of boxes for detection."
+        )
+    images = found.images
+    if side is not None and (isinstance(images, list) or max(images.shape[1:3]) > side):
+        images = resize(images, side)
+    return found._replace(images=image_sets.to_rgb(images, side))
+
+
+def _words(where, split):
+    return f"{where} ({len(split.labels):,} images)"

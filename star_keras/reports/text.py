@@ -1,0 +1,85 @@
+"""A report as text: for the terminal, and as Markdown."""
+
+import itertools
+
+from star_keras.evaluation.table import shown, shown_value
+
+HEADINGS = ("measure", "value", "floor", "untrained", "measured on")
+NOTES = (
+    "↑ higher is better, ↓ lower is better.",
+    "±: standard deviation over the seeds, which draw training images; few-shot: half of the 95 % interval.",
+    "floor: what chance gives, or a representation without any knowledge.",
+    "untrained: the same network at random initialisation, its batch statistics set on the training images.",
+)
+_ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
+
+
+def cells(row):
+    """The words of a row of the table, as many as `HEADINGS`."""
+    seeds = f"seed{'s' * (len(row.seeds) > 1)} {', '.join(map(str, row.seeds))}"
+    return (
+        row.label + _ARROWS[row.better],
+        shown_value(row),
+        shown(row.floor, row.unit),
+        shown(row.untrained, row.unit),
+        f"{row.samples}; {seeds}",
+    )
+
+
+def groups(table):
+    """`(heading, its rows)` of a table, in order."""
+    for heading, rows in itertools.groupby(table, key=lambda row: row.group):
+        yield heading, list(rows)
+
+
+def plain(document):
+    """The table of a document for a terminal."""
+    lines = [HEADINGS]
+    for heading, rows in groups(document.report.table):
+        lines.append((heading, "", "", "", ""))
+        lines += [(f"  {label}", *others) for label, *others in map(cells, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    told = ["  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines]
+    told += [f"left out: {words(name)}: {reason}" for name, reason in document.report.skipped.items()]
+    return "\n".join(line.rstrip() for line in told)
+
+
+def markdown(document):
+    """A document as Markdown, without pictures."""
+    lines = [f"# {document.model['name']}", "", document.model.get("description", ""), ""]
+    lines += [f"- {place}: {where}" for place, where in document.sources.items()]
+    lines += ["", _line(HEADINGS), _line("---" for _ in HEADINGS)]
+    for heading, rows in groups(document.report.table):
+        lines.append(_line((f"**{heading}**", "", "", "", "")))
+        lines += [_line(cells(row)) for row in rows]
+    lines += ["", *(f"- {note}" for note in NOTES)]
+    columns = r2_columns(document.report)
+    if columns:
+        lines += ["", "## R² by column", "", _line(("parameter", "R²", "untrained")), _line(("---",) * 3)]
+        lines += [
+            _line((name, shown(value, "number"), shown(other, "number"))) for name, value, other in columns
+        ]
+    if document.report.skipped:
+        lines += ["", "## Left out", ""]
+        lines += [f"- {words(name)}: {reason}" for name, reason in document.report.skipped.items()]
+    lines += ["", "## Again", "", "```bash", document.command, "```", ""]
+    lines.append(", ".join(f"{name} {version}" for name, version in document.versions.items()) + ".")
+    return "\n".join(lines) + "\n"
+
+
+def r2_columns(report):
+    """`(column, R2, R2 of the untrained network or None)` of every parameter; empty where none was read."""
+    runs, others = (side.get("equivariance", []) for side in (report.measures, report.untrained))
+    other = others[0]["r2_by_column"] if others else {}
+    return [
+        (name, value, other.get(name)) for name, value in (runs[0]["r2_by_column"] if runs else {}).items()
+    ]
+
+
+def words(measure):
+    """The name of a measure in words."""
+    return measure.replace("_", " ")
+
+
+def _line(cells):
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,203 @@
+"""All measures of a model: the numbers of their functions, kept one by one, never those of something else."""
+
+import keras
+import numpy as np
+import pytest
+from _reporting import SMALL, images, pretraining_model
+
+from star_keras import evaluation
+from star_keras.evaluation import Report, ReportSettings, report, reporting
+from star_keras.exceptions import NonFiniteError, ShapeError
+
+TRAIN, TEST = images(40), images(30, seed=1)
+SETTINGS = ReportSettings(**SMALL)
+BARE = ReportSettings(**SMALL, untrained=False)
+LABELLED = {"linear_probe", "nearest_neighbor", "few_shot"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return pretraining_model()
+
+
+@pytest.fixture(scope="module")
+def straight(model):
+    return report(model, TRAIN, TEST, SETTINGS, verbose=False)
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """The names of the measures that are taken, as they are."""
+    names = []
+
+    def counted(name, function):
+        def measure(subject, **arguments):
+            names.append(name)
+            return function(subject, **arguments)
+
+        return measure
+
+    for name, function in reporting.MEASURES.items():
+        monkeypatch.setitem(reporting.MEASURES, name, counted(name, function))
+    return names
+
+
+def values(found):
+    return [row.value for row in found.table]
+
+
+def test_numbers_are_those_of_the_functions_of_evaluation(model, straight):
+    rows = np.random.default_rng(1).permutation(40)[:24]
+    features = [evaluation.extract_features(model.backbone, part[0], verbose=0) for part in (TRAIN, TEST)]
+    expected = evaluation.nearest_neighbors(features[0][rows], TRAIN[1][rows], features[1], TEST[1])
+    assert straight.measures["nearest_neighbor"][1] == {"count": 24, "seed": 1, **expected.to_dict()}
+
+    seen = TEST[0][np.sort(np.random.default_rng(0).permutation(30)[:16])]
+    tasks = [evaluation.extract_embeddings(model, seen, task, verbose=0) for task in model.projector.tasks]
+    correlation = evaluation.canonical_correlation(*tasks)
+    (found,) = straight.measures["task_correlation"]
+    assert found["mean"] == pytest.approx(correlation.mean)
+    assert found["floor"] == pytest.approx(correlation.floor)
+
+    experts = evaluation.extract_embeddings(model, seen, "experts", verbose=0)
+    (found,) = straight.measures["expert_correlation"]
+    np.testing.assert_allclose(found["matrix"], evaluation.expert_correlations(experts), atol=1e-6)
+
+
+def test_every_number_has_its_seed_and_samples_and_its_floor_where_there_is_one(straight):
+    assert isinstance(straight, Report) and not straight.skipped
+    for row in straight.table:
+        assert row.seeds == ([0, 1] if "robe" in row.label or "Nearest" in row.label else [0]), row
+        assert any(character.isdigit() for character in row.samples), row
+        assert (row.floor is None) == (row.group == "Routing"), row
+        assert (row.untrained is None) == (row.group == "Views, by its own predictor"), row
+    few = [row for row in straight.table if row.label.startswith("Few-shot")]
+    assert [row.floor for row in few] == [1 / 3, 1 / 3]
+
+
+def test_the_report_does_not_depend_on_the_batch_size(model, straight):
+    found = report(model, TRAIN, TEST, BARE, batch_size=7, verbose=False)
+    np.testing.assert_allclose(values(found), values(straight), atol=2e-4)
+
+
+def test_interrupted_and_gone_on_equals_straight(model, straight, tmp_path, taken, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setitem(reporting.MEASURES, "expert_correlation", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            report(model, TRAIN, TEST, SETTINGS, folder=tmp_path)
+    first = list(taken)
+    assert first and len(list(tmp_path.iterdir())) == len(first)
+
+    found = report(model, TRAIN, TEST, SETTINGS, folder=tmp_path)
+    assert found.to_dict() == straight.to_dict()
+    again = len(taken)
+    assert again == 24
+    assert report(model, TRAIN, TEST, SETTINGS, folder=tmp_path).to_dict() == straight.to_dict()
+    assert len(taken) == again
+    assert all(path.suffix == ".json" and not path.name.startswith(".") for path in tmp_path.iterdir())
+    said = capsys.readouterr().err
+    assert f"{len(first)} of 24 measures are in" in said
+    assert "left" in said and "[24/24]" in said
+
+
+def interrupt(subject, **arguments):
+    raise KeyboardInterrupt
+
+
+def test_another_model_other_images_and_other_settings_are_measured_anew(tmp_path, taken):
+    model = pretraining_model().backbone
+    first = report(model, TRAIN, TEST, BARE, folder=tmp_path, verbose=False)
+    every = len(taken)
+
+    model.layers[-1].kernel.assign(np.flip(model.layers[-1].kernel, axis=0))
+    second = report(model, TRAIN, TEST, BARE, folder=tmp_path, verbose=False)
+    assert len(taken) == 2 * every and values(first) != values(second)
+
+    report(model, TRAIN, (TEST[0][::-1].copy(), TEST[1][::-1].copy()), BARE, folder=tmp_path, verbose=False)
+    assert len(taken) == 3 * every
+
+    more = ReportSettings(**{**SMALL, "episodes": 6, "untrained": False})
+    report(model, TRAIN, TEST, more, folder=tmp_path, verbose=False)
+    assert taken[3 * every :] == ["few_shot", "few_shot"]
+
+
+def test_a_file_that_is_not_whole_is_measured_anew(model, tmp_path, taken):
+    model = model.backbone
+    first = report(model, TRAIN, TEST, BARE, folder=tmp_path, verbose=False)
+    every = len(taken)
+    for path, text in zip(sorted(tmp_path.glob("few_shot*")), ("", '{"key": 3}'), strict=True):
+        path.write_text(text)
+    assert report(model, TRAIN, TEST, BARE, folder=tmp_path, verbose=False).to_dict() == first.to_dict()
+    assert taken[every:] == ["few_shot", "few_shot"]
+
+
+def test_images_of_one_class_leave_out_what_needs_labels_and_say_why(model):
+    one = report(model, (TRAIN[0], 0 * TRAIN[1]), (TEST[0], 0 * TEST[1]), BARE, verbose=False)
+    assert set(one.skipped) == LABELLED
+    assert "at least two classes" in one.skipped["linear_probe"]
+    assert {"spread", "equivariance", "routing", "retrieval"} <= set(one.measures)
+
+
+def test_fewer_samples_than_shots_leave_out_those_shots(model):
+    few = report(model, TRAIN, (TEST[0][:12], TEST[1][:12]), BARE, verbose=False)
+    assert [run["shots"] for run in few.measures["few_shot"]] == [1]
+    assert "more than shots=5 images" in few.skipped["few_shot"]
+
+
+def test_constant_images_have_finite_numbers_at_their_floor(model):
+    grey = np.full_like(TEST[0], 90)
+    found = report(model, (np.full_like(TRAIN[0], 90), TRAIN[1]), (grey, TEST[1]), BARE, verbose=False)
+    assert not found.skipped and np.isfinite(values(found)).all()
+    chance = {row.label: (row.value, row.floor) for row in found.table}
+    for label in ("Nearest neighbour", "Linear probe", "Few-shot: 3-way, 5-shot"):
+        assert chance[label][0] == pytest.approx(chance[label][1])
+    assert chance["Spread (at most 1)"][0] == pytest.approx(0, abs=1e-3)
+    assert found.measures["task_correlation"][0]["mean"] == 0
+
+
+def test_a_backbone_alone_gets_the_parts_that_apply(model):
+    found = report(model.backbone, TRAIN, TEST, BARE, verbose=False)
+    assert set(found.measures) == {*LABELLED, "spread", "equivariance", "retrieval"}
+    assert [run["predictor"] for run in found.measures["equivariance"]] == ["fitted"]
+    assert list(found.measures["retrieval"][0]["neighbors"]) == ["backbone"]
+
+
+def test_the_untrained_network_is_another_one_and_always_the_same(model):
+    one, other = (evaluation.untrained(model, TRAIN[0], batch_size=8, steps=3) for _ in range(2))
+    features = [evaluation.extract_features(own.backbone, TEST[0], verbose=0) for own in (model, one, other)]
+    assert not np.allclose(features[0], features[1], atol=1e-2)
+    np.testing.assert_array_equal(features[1], features[2])
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "error", "message"),
+    [
+        (images(40), (np.zeros((9, 16, 16, 3), "uint8"), np.arange(9) % 3), ShapeError, "resize the images"),
+        (images(40, classes=2), images(30), ValueError, "must occur in training. Received: .2., 1 unknown"),
+        ((images(40)[0], np.zeros(39, int)), images(30), ValueError, "40 images, labels of shape .39,"),
+        ((images(40)[0], np.zeros(40)), images(30), ValueError, "type float64"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused_before_anything_is_measured(
+    model, train, test, error, message, taken
+):
+    with pytest.raises(error, match=message):
+        report(model, train, test, BARE, verbose=False)
+    assert not taken
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"count": 1}, "`count`"), ({"seeds": ()}, "`seeds`"), ({"seeds": (1, 1)}, "`seeds`"),
+     ({"seeds": (-1,)}, "`seeds`"), ({"views": 1}, "`views`"), ({"images": 2.5}, "`images`")],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        ReportSettings(**wrong)
+
+
+def test_weights_that_are_not_finite_stop_the_report():
+    broken = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    broken.layers[-1].kernel.assign(np.full((192, 3), np.nan))
+    with pytest.raises(NonFiniteError):
+        report(broken, TRAIN, TEST, BARE, verbose=False)
