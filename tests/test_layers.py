@@ -111,8 +111,16 @@ def test_half_precision_does_not_round_pixels(dtype):
     np.testing.assert_allclose(numbers(layer.standardize(pixels)), (pixels - 93.0) / 0.25)
 
 
+def products_are_cut_off(dtype):
+    """Whether this processor cuts products off instead of rounding them, which doubles every error."""
+    one, other = (keras.ops.cast(RNG.normal(size=(64, 64)), dtype) for _ in range(2))
+    product, exact = numbers(one @ other), numbers(one) @ numbers(other)
+    return np.mean(np.abs(product) <= np.abs(exact)) > 0.95
+
+
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision_outputs_stay_close_to_float32(dtype):
+    tolerance = 0.02 * (2 if products_are_cut_off(dtype.removeprefix("mixed_")) else 1)
     for full in (experts(), randomize(predictor())):
         half = type(full).from_config({**full.get_config(), "dtype": dtype})
         inputs = (FEATURES,) if isinstance(full, RoutedExperts) else (EMBEDDING, AUGMENTATION)
@@ -120,7 +128,7 @@ def test_half_precision_outputs_stay_close_to_float32(dtype):
         half.set_weights(full.get_weights())
         outputs = half(*inputs)
         scale = max(np.abs(x).max() for x in keras.tree.flatten(numbers(full(*inputs))))
-        assert_same(outputs, full(*inputs), rtol=0, atol=0.02 * scale)
+        assert_same(outputs, full(*inputs), rtol=0, atol=tolerance * scale)
         kinds = {keras.backend.standardize_dtype(x.dtype) for x in keras.tree.flatten(outputs)}
         assert kinds == {dtype.removeprefix("mixed_")}
         assert {variable.dtype for variable in half.variables} == {"float32"}
