@@ -2,10 +2,23 @@
 
 from star_keras.models.classifier import Classifier
 from star_keras.models.folders import load, save
+from star_keras.models.lambda_equitune import LambdaEquiTune
 from star_keras.models.moe_cnn import MoECNN
 from star_keras.models.publishing import publish, verify
 from star_keras.models.registry import create, info
 from star_keras.models.registry import list_presets as list
 from star_keras.models.resnet import ResNet
 
-__all__ = ["Classifier", "MoECNN", "ResNet", "create", "info", "list", "load", "publish", "save", "verify"]
+__all__ = [
+    "Classifier",
+    "LambdaEquiTune",
+    "MoECNN",
+    "ResNet",
+    "create",
+    "info",
+    "list",
+    "load",
+    "publish",
+    "save",
+    "verify",
+]
