@@ -310,6 +310,6 @@ def write_results(path, results):
     machine = {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count()}
     path = pathlib.Path(path)
     _replace(path, json.dumps({**results, "machine": machine}, indent=1) + "\n")
-    for name in ("linear_probe", "nearest_neighbor"):
+    for name in [name for name in ("linear_probe", "nearest_neighbor") if name in results]:
         print(f"{name}: {results[name]['mean']:.1%} ± {results[name]['std']:.1%}")
     print(f"All results are in {path}.")
