@@ -7,12 +7,12 @@ Command    python examples/evidence/equitune_cnn.py [--minutes 20]
 The classifier resnet20.cifar10-1 meets the test images turned by random quarter turns: as it is (zero-shot)
 and fine-tuned for one epoch on 1,024 turned training images, drawn anew by each of three seeds; the score
 of lambda-equitune learns from the same images first, while the classifier is frozen, and is frozen itself,
-on the features of a frozen copy, while the classifier is tuned. Four passes an image train longer than one:
-the row "four epochs" gives the classifier alone as many passes. Learning rates, the steps of the score and
-the proxy that equizero is tuned with are chosen on 500 other training images; the classifier was trained on
-these, too, so they tell settings apart but their accuracies are too high. The score's need of data is tried
-with 10,000 images and fractions of them. Every run is a line of results/equitune_cnn.jsonl; the same command
-goes on where it stopped and prints the tables once all runs are there.
+on the features of a frozen copy, while the classifier is tuned. The budget is one of images and epochs: a
+step of a wrapped classifier costs four passes. Learning rates, the steps of the score and the proxy that
+equizero is tuned with are chosen on 500 other training images; the classifier was trained on these, too, so
+they tell settings apart but their accuracies are too high. The score's need of data is tried with 10,000
+images and fractions of them. Every run is a line of results/equitune_cnn.jsonl; the same command goes on
+where it stopped and prints the tables once all runs are there.
 """
 
 import functools
@@ -28,14 +28,26 @@ import numpy as np
 import star_keras as sk
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-SEEDS, CHOOSING_SEED = (0, 1, 2), 17
-PROXIES = ("entropy", "confidence", "max_value")
-STEPS, RATES = (100, 500, 2000), (1e-3, 1e-2)
-FRACTIONS = (1.0, 0.1, 0.01, 0.001)
-TUNED = ("pretrained", "four_epochs", "equitune", "equizero", "lambda")
+CHOOSING_SEED = 17
+# What is run, and with --smoke.
+WHOLE = {
+    "seeds": (0, 1, 2),
+    "proxies": ("entropy", "confidence", "max_value"),
+    "tuned": ("pretrained", "equitune", "equizero", "lambda"),
+    "steps": (100, 500, 2000),
+    "rates": (1e-3, 1e-2),
+    "fractions": (1.0, 0.1, 0.01, 0.001),
+}
+SMALL = {
+    "seeds": (0, 1),
+    "proxies": ("entropy",),
+    "tuned": ("equitune", "lambda"),
+    "steps": (100,),
+    "rates": (1e-3,),
+    "fractions": (1.0,),
+}
 NAMES = {
     "pretrained": "classifier alone",
-    "four_epochs": "classifier alone, four epochs",
     "equitune": "equitune",
     "entropy": "equizero, entropy",
     "confidence": "equizero, confidence",
@@ -47,41 +59,46 @@ FROZEN, TUNING, DATA = "zero-shot", "fine-tuned", "data"
 
 
 def run(results=str(RESULTS), minutes=None, smoke=False):
+    plan = SMALL if smoke else WHOLE
     experiment = Experiment(smoke)
-    seeds = SEEDS[:2] if smoke else SEEDS
     go = functools.partial(
         sk.recipes.sweep, experiment, path=pathlib.Path(results) / "equitune_cnn.jsonl", minutes=minutes
     )
-    row = {"seed": CHOOSING_SEED, "split": "validation"}
-    choices = [{"stage": FROZEN, "method": proxy, "setting": None, **row} for proxy in PROXIES]
-    choices += [{"stage": FROZEN, "method": "lambda", "setting": steps, **row} for steps in STEPS]
-    frozen = go(choices)
-    if len(frozen) < len(choices):
-        return frozen
-    proxy, steps = best(frozen, PROXIES)["method"], best(frozen, ["lambda"])["setting"]
-    experiment.chosen = {"proxy": proxy, "steps": steps}
+    row = {"stage": FROZEN, "seed": CHOOSING_SEED, "split": "validation"}
+    choices = [{"method": proxy, "setting": None, **row} for proxy in plan["proxies"]]
+    choices += [{"method": "lambda", "setting": steps, **row} for steps in plan["steps"]]
+    rows = go(choices)
+    if len(rows) < len(choices):
+        return rows
+    steps = best(rows, ["lambda"])["setting"]
+    experiment.chosen = {"proxy": best(rows, plan["proxies"])["method"], "steps": steps}
 
-    row = {"stage": FROZEN, "setting": None, "split": "test"}
-    methods = ("pretrained", "equitune", *PROXIES, "lambda")
-    asked = [{"method": method, "seed": seed, **row} for seed in seeds for method in methods]
-    zero_shot = go([run | {"setting": steps} if run["method"] == "lambda" else run for run in asked])
-
+    settings = {"pretrained": None, "equitune": None, **dict.fromkeys(plan["proxies"]), "lambda": steps}
+    zero_shot = compared(FROZEN, settings, plan["seeds"])
     row = {"stage": TUNING, "seed": CHOOSING_SEED, "split": "validation"}
-    choices = [{"method": method, "setting": rate, **row} for method in TUNED for rate in RATES]
-    tuned = go(choices)
-    if len(tuned) < len(choices):
-        return zero_shot
-    rates = {method: best(tuned, [method])["setting"] for method in TUNED}
-    row = {"stage": TUNING, "split": "test"}
-    asked = [{"method": m, "seed": s, "setting": rates[m], **row} for s in seeds for m in TUNED]
-    tuned = go(asked)
-
+    choices = [{"method": m, "setting": rate, **row} for m in plan["tuned"] for rate in plan["rates"]]
+    zero_shot_rows, rows = go(zero_shot), go(choices)
+    if len(rows) < len(choices):
+        return zero_shot_rows
+    settings = {method: best(rows, [method])["setting"] for method in plan["tuned"]}
+    tuned = compared(TUNING, settings, plan["seeds"])
     row = {"stage": DATA, "method": "lambda", "setting": steps, "split": "test"}
-    data = [{"fraction": part, "seed": seed, **row} for part in FRACTIONS for seed in seeds]
-    by_data = go(data)
-    if len(tuned) == len(asked) and len(by_data) == len(data):
-        print_tables(seeds, zero_shot, tuned, by_data, experiment.chosen)
-    return zero_shot + tuned + by_data
+    data = [{"fraction": part, "seed": seed, **row} for part in plan["fractions"] for seed in plan["seeds"]]
+    tuned_rows, data_rows = go(tuned), go(data)
+    if len(tuned_rows) == len(tuned):
+        print_table(zero_shot_rows, tuned_rows)
+        print(f"\nChosen on validation images: {experiment.chosen}, learning rates {settings}")
+        print_verdicts(zero_shot_rows, plan["proxies"])
+        print_verdicts(tuned_rows, ["equizero"])
+    if len(data_rows) == len(data):
+        print_data(data_rows)
+    return zero_shot_rows + tuned_rows + data_rows
+
+
+def compared(stage, settings, seeds):
+    """Runs on test images, with the setting of each method."""
+    row = {"stage": stage, "split": "test"}
+    return [{"method": m, "seed": s, "setting": settings[m], **row} for s in seeds for m in settings]
 
 
 def best(rows, methods):
@@ -135,7 +152,7 @@ class Experiment:
         return self.train[0][rows], self.train[1][rows]
 
     def _wrap(self, method, model):
-        if method in ("pretrained", "four_epochs"):
+        if method == "pretrained":
             return model
         if method == "equitune":
             return sk.layers.EquiTune(model, self.turns)
@@ -181,15 +198,14 @@ class Experiment:
             keras.optimizers.SGD(rate, momentum=0.9),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
-        epochs = 4 if method == "four_epochs" else 1
-        model.fit(self._turn(images, seed), labels, batch_size=32, epochs=epochs, verbose=0)
+        model.fit(self._turn(images, seed), labels, batch_size=32, epochs=1, verbose=0)
         return model
 
 
 def load(split, smoke):
     if smoke:
         found = sk.data.load("fashion_mnist", split=split)
-        return sk.data.to_rgb(found.images[:150], 32), found.labels[:150]
+        return sk.data.to_rgb(found.images[:120], 32), found.labels[:120]
     found = sk.data.load({"train": "cifar10_train45k", "test": "cifar10_test1k"}[split])
     return found.images, found.labels
 
@@ -208,46 +224,43 @@ def share(guesses, labels):
     return float(np.mean(guesses == labels))
 
 
-def print_tables(seeds, zero_shot, tuned, by_data, chosen):
-    print(f"\nAccuracy in % on turned test images: mean ± deviation over {len(seeds)} seeds\n")
+def print_table(*stages):
+    print("\nAccuracy in % on test images, mean ± deviation over seeds\n")
     print("| method | stage | turned | upright |\n|---|---|---|---|")
-    for rows in (zero_shot, tuned):
+    for rows in stages:
         for method in dict.fromkeys(row["method"] for row in rows):
             of_method = [row for row in rows if row["method"] == method]
-            upright = spread([row.get("upright", row["turned"]) for row in of_method])
-            turned = spread([row["turned"] for row in of_method])
-            print(f"| {NAMES[method]} | {of_method[0]['stage']} | {turned} | {upright} |")
-    print(f"\nChosen on validation images: {chosen}, rates { {r['method']: r['setting'] for r in tuned} }")
-    for rows in (zero_shot, tuned):
-        print(f"\n{rows[0]['stage']}:")
-        scores = {row["method"]: [] for row in rows}
-        for row in rows:
-            scores[row["method"]].append(row["turned"])
-        zero = PROXIES if rows is zero_shot else ("equizero",)
-        for high, low in (
-            ("lambda", "equitune"),
-            ("equitune", "pretrained"),
-            *(("equitune", z) for z in zero),
-        ):
-            print(verdict(high, low, scores))
-        if rows is tuned:
-            print(verdict("lambda", "four_epochs", scores))
-        uniform = [row["uniform_weights"] for row in rows if row["method"] == "lambda"]
+            # A wrapped classifier is invariant, to the error of its rows: it was measured once.
+            columns = (
+                [row["turned"] for row in of_method],
+                [row.get("upright", row["turned"]) for row in of_method],
+            )
+            print(f"| {NAMES[method]} | {rows[0]['stage']} | {' | '.join(map(spread, columns))} |")
+
+
+def print_verdicts(rows, proxies):
+    """Whether the orderings of the paper hold on turned images, by bootstrap intervals over seeds."""
+    scores = {row["method"]: [] for row in rows}
+    for row in rows:
+        scores[row["method"]].append(row["turned"])
+    print(f"\n{rows[0]['stage']}:")
+    pairs = [("lambda", "equitune"), ("equitune", "pretrained"), *(("equitune", proxy) for proxy in proxies)]
+    for high, low in pairs:
+        if high in scores and low in scores:
+            found, text = difference(scores[low], scores[high])
+            word = "confirmed" if found.low > 0 else "not confirmed" if found.high < 0 else "within noise"
+            print(f"- {NAMES[high]} above {NAMES[low]}: {word}, {text} points")
+    uniform = [row["uniform_weights"] for row in rows if row["method"] == "lambda"]
+    _, text = difference(scores["lambda"], uniform)
+    print(f"- uniform weights in place of the trained λ: {text} points")
+
+
+def print_data(rows):
+    print("\n| images that λ learned from, of 10,000 | turned |\n|---|---|")
+    for fraction in dict.fromkeys(row["fraction"] for row in rows):
         print(
-            "- uniform weights in place of the trained λ: "
-            + difference(scores["lambda"], uniform)[1]
-            + " points"
+            f"| {100 * fraction:g} % | {spread([r['turned'] for r in rows if r['fraction'] == fraction])} |"
         )
-    print("\n| images that λ learned from | turned |\n|---|---|")
-    for fraction in FRACTIONS:
-        values = [row["turned"] for row in by_data if row["fraction"] == fraction]
-        print(f"| {100 * fraction:g} % of 10,000 | {spread(values)} |")
-
-
-def verdict(high, low, scores):
-    found, text = difference(scores[low], scores[high])
-    word = "confirmed" if found.low > 0 else "not confirmed" if found.high < 0 else "within noise"
-    return f"- {NAMES[high]} above {NAMES[low]}: {word}, {text} points"
 
 
 def difference(first, second):
