@@ -9,6 +9,7 @@ from star_keras.exceptions import ConfigError
 from star_keras.layers import EquivariantPredictor, RoutedExperts
 from star_keras.models import config as checks
 from star_keras.models import create, registry
+from star_keras.models.lambda_equitune import LambdaEquiTune
 from star_keras.training import STARPretraining
 
 MAX_WEIGHTS = 2**28
@@ -92,6 +93,27 @@ def describe_star(model):
     }
 
 
+def build_lambda_equitune(backbone, num_classes, hidden_units=(100,), dtype=None, name=None, **head):
+    """A `LambdaEquiTune` classifier, from plain data."""
+    _check_size({"units": 1, "hidden_units": hidden_units}, 1)
+    backbone = dict(backbone)
+    backbone = create(backbone.pop("architecture"), dtype=dtype, **backbone)
+    return LambdaEquiTune(backbone, num_classes, hidden_units, name=name, **head)
+
+
+def describe_lambda_equitune(model):
+    """The configuration with which `build_lambda_equitune` makes the model again, or None."""
+    if not isinstance(model, LambdaEquiTune):
+        return None
+    architecture, config = registry.describe(model.backbone)
+    return {
+        "backbone": {"architecture": architecture, **config},
+        "num_classes": model.num_classes,
+        "hidden_units": list(model.hidden_units),
+        "classifier_activation": model.classifier_activation,
+    }
+
+
 def _check_size(config, copies):
     """Each width has its bound; this bounds what they come to together, before anything is allocated."""
     widths = [*config.get("hidden_units", ()), config["units"]]
@@ -121,4 +143,11 @@ registry.register(
     OPTIONS,
     required=("backbone", "projector", "predictor"),
     backbone="backbone",
+)
+registry.register(
+    "lambda_equitune",
+    build_lambda_equitune,
+    describe_lambda_equitune,
+    {"backbone": registry.nested, "hidden_units": _WIDTHS, **registry.HEAD_OPTIONS},
+    required=("backbone", "num_classes"),
 )

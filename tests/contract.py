@@ -325,6 +325,11 @@ case("models.ResNet", dict(architecture="resnet20", input_shape=(8, 8, 3)), [ima
 case("models.Classifier", lambda: dict(backbone=backbone(), num_classes=3), [images(4, 8, 8, 3)])
 
 case(
+    "models.LambdaEquiTune",
+    lambda: dict(backbone=backbone(), num_classes=3, hidden_units=[5]),
+    [images(4, 8, 8, 3)],
+)
+case(
     "models.MoECNN",
     dict(num_classes=3, num_experts=2, input_shape=(14, 14, 3), code_units=6, hidden_units=[5]),
     [images(4, 14, 14, 3)],

@@ -1,5 +1,6 @@
 """Every example runs in the small and draws its picture; the README's command runs the quickstart in full."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -37,3 +38,30 @@ def test_evidence_is_gathered_goes_on_and_is_compared(tmp_path):
     assert len(rows) == len(set(rows)) == 3 + 2 * 4
     assert first.stdout.count(" s\n") == len(rows) and " s\n" not in again.stdout
     assert "| experts on pixels |" in again.stdout and "accuracy: snnl - baseline" in again.stdout
+
+
+@pytest.mark.slow
+def test_evidence_on_equitune_goes_on_and_judges_each_ordering(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "evidence" / "equitune_cnn.py"), "--smoke"]
+    started, first, again = (
+        subprocess.run(
+            [*command, "--results", ".", *more], capture_output=True, text=True, cwd=tmp_path, check=True
+        ).stdout
+        for more in (["--minutes", "0.0001"], [], [])
+    )
+    rows = [json.loads(line) for line in (tmp_path / "equitune_cnn.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 + 2 * 4 + 2 + 2 * 2 + 2
+    assert started.count(" s\n") + first.count(" s\n") == len(rows) and " s\n" not in again
+    assert "| λ-equitune | fine-tuned |" in again and "| 100 % |" in again
+    assert again.count("λ-equitune above equitune: ") == 2
+    assert again.count("uniform weights in place of the trained λ: ") == 2
+    wrapped = [row for row in rows if "invariance_error" in row]
+    assert len(wrapped) == len(rows) - 2 and max(row["invariance_error"] for row in wrapped) < 1e-5
+    for row in rows:
+        if row["stage"] == "zero-shot" and row["method"] == "lambda" and row["split"] == "test":
+            (mean,) = (
+                other["turned"]
+                for other in rows
+                if (other["method"], other["stage"], other["seed"]) == ("equitune", "zero-shot", row["seed"])
+            )
+            assert row["uniform_weights"] == mean

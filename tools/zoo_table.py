@@ -10,8 +10,8 @@ from star_keras import models
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- zoo table -->\n", "<!-- end of zoo table -->\n"
-HEADER = """| name | what | data | epochs | linear probe | 1-NN | MiB | licence |
-|---|---|---|---|---|---|---|---|
+HEADER = """| name | what | data | epochs | accuracy | linear probe | 1-NN | MiB | licence |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -28,8 +28,9 @@ def row(name):
         record["description"].removesuffix("."),
         record["data"],
         str(results["run"]["epochs"]),
-        percent(results["linear_probe"]),
-        percent(results["nearest_neighbor"]),
+        f"{100 * results['accuracy']:.1f}" if "accuracy" in results else "–",
+        percent(results.get("linear_probe")),
+        percent(results.get("nearest_neighbor")),
         f"{record['bytes'] / 2**20:.1f}",
         record["license"],
     )
@@ -37,7 +38,7 @@ def row(name):
 
 
 def percent(measured):
-    return f"{100 * measured['mean']:.1f} ± {100 * measured['std']:.1f}"
+    return "–" if measured is None else f"{100 * measured['mean']:.1f} ± {100 * measured['std']:.1f}"
 
 
 def updated(readme):

@@ -1,0 +1,94 @@
+"""A classifier of images that may lie on any side: lambda-equitune around a backbone and its head."""
+
+import keras
+from keras import layers
+
+from star_keras.groups import Cyclic
+from star_keras.layers.equitune import EquiTune
+from star_keras.models.classifier import Classifier
+from star_keras.models.images import ImageModel
+
+
+@keras.saving.register_keras_serializable(package="star_keras")
+class LambdaEquiTune(ImageModel):
+    """A classifier with one answer for all quarter turns of an image, weighing the turns by learned weights.
+
+    With `M` a `Classifier` that ends in logits and `g` the four quarter turns,
+
+        outputs = softmax(sum_g w_g M(g x))        w = softmax_g score(features(g x))
+
+    The score, a small dense network on the backbone's features, learns which way up an image is to be
+    read. An image costs four passes of the backbone.
+
+    Args:
+        backbone: an image model that ends in features `(batch, features)`, such as a `ResNet`, for
+            square images.
+        num_classes: number of classes, at least 1.
+        hidden_units: widths of the hidden layers of the score. Defaults to `(100,)`.
+        classifier_activation: at the end. Defaults to "softmax"; None gives the averaged logits.
+        **kwargs: `name`, `trainable`.
+
+    Attributes:
+        equitune: the `EquiTune` inside. `equitune.model` is the classifier of one turn,
+            `equitune.score` what ranks the turns, and `equitune.orbit_weights(images)` their weights.
+
+    Input shape: that of the backbone. Output shape: `(batch, num_classes)`, float32.
+
+    Raises:
+        ValueError: if `num_classes` is not a positive integer.
+        ShapeError: if the backbone takes images of a fixed size that is not square.
+
+    Example:
+
+    >>> import star_keras as sk
+    >>> backbone = sk.models.create("resnet20", input_shape=(32, 32, 3))
+    >>> classifier = LambdaEquiTune(backbone, num_classes=10)
+    >>> images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype="uint8")
+    >>> upright, turned = classifier(images), classifier(np.rot90(images, axes=(1, 2)))
+    >>> bool(np.abs(upright - turned).max() < 1e-5)
+    True
+
+    Reference: Basu et al., "Efficient Equivariant Transfer Learning from Pretrained Models" (NeurIPS
+    2023), arXiv:2305.09900, section 3.
+    """
+
+    def __init__(
+        self, backbone, num_classes, hidden_units=(100,), classifier_activation="softmax", name=None, **kwargs
+    ):
+        score = [layers.Dense(units, "relu", dtype="float32") for units in hidden_units]
+        equitune = EquiTune(
+            Classifier(backbone, num_classes, classifier_activation=None, name="one_turn"),
+            Cyclic(4),
+            weighting="lambda",
+            score=keras.Sequential([*score, layers.Dense(1, dtype="float32")], name="score"),
+            features=backbone.layers[-1].name,
+            dtype=backbone.dtype_policy,
+            name="equitune",
+        )
+        images = keras.Input(backbone.input_shape[1:], dtype="float32", name="images")
+        outputs = layers.Activation(classifier_activation, dtype="float32", name="classifier")(
+            equitune(images)
+        )
+        super().__init__(inputs=images, outputs=outputs, name=name, **kwargs)
+        self.dtype_policy = backbone.dtype_policy
+        self.equitune = equitune
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.hidden_units = tuple(hidden_units)
+        self.classifier_activation = classifier_activation
+        self.minimum_size = getattr(backbone, "minimum_size", 1)
+
+    def get_config(self):
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "num_classes": self.num_classes,
+            "hidden_units": self.hidden_units,
+            "classifier_activation": self.classifier_activation,
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects=custom_objects)
+        return cls(**{**config, "backbone": backbone})
