@@ -271,6 +271,22 @@ def sweep(function, runs, path, minutes=None):
     return [row for row in (_row(rows, run) for run in runs) if row]
 
 
+def time_left(minutes):
+    """How much is left of a limit that several sweeps share: a function that returns minutes.
+
+    Args:
+        minutes: from now on; None for no limit, and then the function returns None.
+
+    Example:
+
+    >>> left = time_left(5)
+    >>> 4.9 < left() <= 5
+    True
+    """
+    until = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    return lambda: None if minutes is None else (until - time.monotonic()) / 60
+
+
 def _row(rows, run):
     return next((row for row in rows if run.items() <= row.items()), None)
 

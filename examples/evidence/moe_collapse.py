@@ -45,14 +45,14 @@ DATA = {
 
 def run(data="fashion_mnist", results=str(RESULTS), minutes=None, smoke=False):
     path = pathlib.Path(results) / f"moe_collapse_{data}.jsonl"
-    experiment = Experiment(data, smoke)
+    experiment, left = Experiment(data, smoke), sk.recipes.time_left(minutes)
     tuning, seeds = (CHOOSING_SEEDS[:1], SEEDS[:2]) if smoke else (CHOOSING_SEEDS, SEEDS)
     choices = [
         {"method": "snnl", "weight": weight, "seed": seed, "split": "validation"}
         for weight in WEIGHTS
         for seed in tuning
     ]
-    rows = sk.recipes.sweep(experiment, choices, path, minutes)
+    rows = sk.recipes.sweep(experiment, choices, path, left())
     if len(rows) < len(choices):
         return rows
     weight = best_weight(rows)
@@ -62,7 +62,7 @@ def run(data="fashion_mnist", results=str(RESULTS), minutes=None, smoke=False):
         for seed in seeds
         for method, weight in methods.items()
     ]
-    rows = sk.recipes.sweep(experiment, compared, path, minutes)
+    rows = sk.recipes.sweep(experiment, compared, path, left())
     if len(rows) == len(compared):
         print_table(data, weight, rows)
     return rows
