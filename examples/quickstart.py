@@ -2,7 +2,7 @@
 
 Transfers a pretrained backbone to Fashion-MNIST with 10, 30 and 100 labelled images a class, by
 fine-tuning (`model.fit`) and by a linear probe on frozen features, next to the same network without its
-pretrained weights. Everything it needs travels with the package; it takes under five minutes on two cores,
+pretrained weights. Everything it needs travels with the package; it takes about five minutes on two cores,
 prints a table and draws quickstart.png.
 
 It is not a benchmark: 2,000 test images, few seeds, one set of training options for all.

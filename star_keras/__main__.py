@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import pathlib
 import runpy
@@ -49,6 +50,9 @@ def main(arguments=None):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    logging.getLogger("tensorflow").setLevel(
+        logging.ERROR
+    )  # many models, one after the other, are meant
     try:
         if options.command == "pretrain":
             return _pretrain(rest)
@@ -66,8 +70,10 @@ def main(arguments=None):
 def _list(pattern):
     from star_keras import models
 
-    for name in models.list(pattern):
-        print(f"{name:32s} {models.info(name)['description']}")
+    names = models.list(pattern)
+    width = max(map(len, names), default=0)
+    for name in names:
+        print(f"{name:{width}}  {models.info(name)['description']}")
     return 0
 
 
