@@ -50,9 +50,8 @@ def main(arguments=None):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    logging.getLogger("tensorflow").setLevel(
-        logging.ERROR
-    )  # many models, one after the other, are meant
+    # It warns of many models traced one after the other, which is what measuring takes.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         if options.command == "pretrain":
             return _pretrain(rest)
