@@ -260,6 +260,7 @@ class EquiTune(keras.Model):
 
     def _chunks(self, inputs, training):
         batch = keras.tree.flatten(inputs)[0].shape[0]
+        batch = batch if isinstance(batch, int) else None  # JAX has a symbol for a size it does not know
         return plan_chunks(self.group.order, batch, fixed_batch(self.model), self.max_orbit_batch, training)
 
     def _visit(self, inputs, elements):

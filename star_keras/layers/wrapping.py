@@ -259,8 +259,8 @@ def ends_in_softmax(model):
 
 
 def is_shape(value):
-    """Whether a structure of shapes is a single shape."""
-    return isinstance(value, (list, tuple)) and all(side is None or isinstance(side, int) for side in value)
+    """Whether a structure of shapes is a single shape; JAX has symbols for sizes it does not know."""
+    return isinstance(value, (list, tuple)) and not any(isinstance(side, (list, tuple, dict)) for side in value)
 
 
 def map_shapes(function, shapes):
