@@ -260,7 +260,9 @@ def ends_in_softmax(model):
 
 def is_shape(value):
     """Whether a structure of shapes is a single shape; JAX has symbols for sizes it does not know."""
-    return isinstance(value, (list, tuple)) and not any(isinstance(side, (list, tuple, dict)) for side in value)
+    if not isinstance(value, (list, tuple)):
+        return False
+    return not any(isinstance(side, (list, tuple, dict)) or hasattr(side, "shape") for side in value)
 
 
 def map_shapes(function, shapes):
