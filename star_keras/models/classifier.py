@@ -7,8 +7,31 @@ from star_keras.layers.initialization import torch_kernel
 from star_keras.models.images import ImageModel
 
 
+class OnBackbone(ImageModel):
+    """A model around a backbone that is made from it and from plain arguments.
+
+    Attributes:
+        arguments: names of the plain arguments of the constructor, each an attribute.
+    """
+
+    arguments = ("num_classes", "classifier_activation")
+
+    def get_config(self):
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            **{name: getattr(self, name) for name in self.arguments},
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects=custom_objects)
+        return cls(**{**config, "backbone": backbone})
+
+
 @keras.saving.register_keras_serializable(package="star_keras")
-class Classifier(ImageModel):
+class Classifier(OnBackbone):
     """A backbone with a dense head, ready for `compile` and `fit`.
 
     `outputs = softmax(features @ kernel + bias)`, in float32 whatever the policy. The backbone's layers
@@ -55,17 +78,3 @@ class Classifier(ImageModel):
         self.num_classes = num_classes
         self.classifier_activation = classifier_activation
         self.minimum_size = getattr(backbone, "minimum_size", 1)
-
-    def get_config(self):
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "num_classes": self.num_classes,
-            "classifier_activation": self.classifier_activation,
-            "name": self.name,
-            "trainable": self.trainable,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects=custom_objects)
-        return cls(**{**config, "backbone": backbone})

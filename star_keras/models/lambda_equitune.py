@@ -5,12 +5,11 @@ from keras import layers
 
 from star_keras.groups import Cyclic
 from star_keras.layers.equitune import EquiTune
-from star_keras.models.classifier import Classifier
-from star_keras.models.images import ImageModel
+from star_keras.models.classifier import Classifier, OnBackbone
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
-class LambdaEquiTune(ImageModel):
+class LambdaEquiTune(OnBackbone):
     """A classifier with one answer for all quarter turns of an image, weighing the turns by learned weights.
 
     With `M` a `Classifier` that ends in logits and `g` the four quarter turns,
@@ -52,6 +51,8 @@ class LambdaEquiTune(ImageModel):
     2023), arXiv:2305.09900, section 3.
     """
 
+    arguments = (*OnBackbone.arguments, "hidden_units")
+
     def __init__(
         self, backbone, num_classes, hidden_units=(100,), classifier_activation="softmax", name=None, **kwargs
     ):
@@ -77,18 +78,3 @@ class LambdaEquiTune(ImageModel):
         self.hidden_units = tuple(hidden_units)
         self.classifier_activation = classifier_activation
         self.minimum_size = getattr(backbone, "minimum_size", 1)
-
-    def get_config(self):
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "num_classes": self.num_classes,
-            "hidden_units": self.hidden_units,
-            "classifier_activation": self.classifier_activation,
-            "name": self.name,
-            "trainable": self.trainable,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects=custom_objects)
-        return cls(**{**config, "backbone": backbone})
