@@ -7,6 +7,7 @@
 """
 
 from star_keras import (
+    applications,
     architectures,
     augmentation,
     callbacks,
@@ -26,6 +27,7 @@ from star_keras.version import __version__
 
 __all__ = [
     "__version__",
+    "applications",
     "architectures",
     "augmentation",
     "callbacks",

@@ -11,7 +11,7 @@ LEVELS = {
     "version": 0, "exceptions": 0, "backend": 0, "ops": 0.1, "groups": 0.2,
     "layers": 1, "losses": 1, "metrics": 1, "augmentation": 1, "data": 1,
     "models": 2, "training": 2, "evaluation": 2,
-    "callbacks": 3, "architectures": 3,
+    "callbacks": 3, "architectures": 3, "applications": 3.1,
     "plots": 4, "recipes": 4, "reports": 4.1, "__main__": 4.2,
     "__init__": 5,
 }  # fmt: skip

@@ -1,0 +1,1 @@
+"""What `EquiTune` was made for: zero-shot classifiers of images, control, fair text, commands."""
