@@ -16,7 +16,7 @@ from star_keras import callbacks, evaluation, models
 from star_keras.evaluation import untrained
 
 
-def command_line(run, arguments=None):
+def command_line(run, arguments=None, **defaults):
     """Runs a recipe from the command line: every keyword argument of `run` becomes a flag.
 
     Flags take the type of the default; an argument whose default is False becomes a switch. The help
@@ -25,6 +25,7 @@ def command_line(run, arguments=None):
     Args:
         run: function with keyword arguments only.
         arguments: list of words. Defaults to those of the process.
+        **defaults: take the place of defaults of `run`, where one recipe varies another.
 
     Returns:
         What `run` returns.
@@ -40,7 +41,7 @@ def command_line(run, arguments=None):
         description=inspect.getmodule(run).__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name, parameter in inspect.signature(run).parameters.items():
-        flag, default = "--" + name.replace("_", "-"), parameter.default
+        flag, default = "--" + name.replace("_", "-"), defaults.get(name, parameter.default)
         if default is False:
             parser.add_argument(flag, action="store_true")
         else:
