@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from star_keras.evaluation.boxes import average_precision, check_boxes
+from star_keras.evaluation.boxes import average_precision, check_boxes, pycocotools
 from star_keras.exceptions import NonFiniteError, ShapeError
 
 STRIDE = 4
@@ -91,7 +91,7 @@ def detection(
     Reference: Lin et al., "Focal Loss for Dense Object Detection" (ICCV 2017); Jeon et al., "Soft
     Task-Aware Routing of Experts" (NeurIPS 2025), section 4, detection with a frozen backbone.
     """
-    keras_cv = _keras_cv()
+    keras_cv, _ = _keras_cv(), pycocotools()
     for name, part in (("train", train), ("test", test)):
         _check(name, part, backbone, num_classes)
     (images, boxes, labels), (test_images, test_boxes, test_labels) = train, test
