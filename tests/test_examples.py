@@ -37,6 +37,9 @@ def test_evidence_is_gathered_goes_on_and_is_compared(tmp_path):
     rows = (tmp_path / "moe_collapse_fashion_mnist.jsonl").read_text().splitlines()
     assert len(rows) == len(set(rows)) == 3 + 2 * 4
     assert first.stdout.count(" s\n") == len(rows) and " s\n" not in again.stdout
+    for picture in ("runs", "experts"):
+        content = (tmp_path / f"moe_collapse_fashion_mnist_{picture}.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
     assert "| experts on pixels |" in again.stdout and "accuracy: snnl - baseline" in again.stdout
 
 

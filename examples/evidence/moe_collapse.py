@@ -8,8 +8,8 @@ Sizes, optimiser and temperature are our reading of the paper, which could not b
 AdamW 1e-3, batch 256, the least entangled of three taps, cosine distance, annealed temperature. A run has
 6,000 training images and 12 epochs, a method ten seeds. The weight of the loss is chosen on 1,000 other
 training images; test images are for the comparison alone. Every run is a line of
-results/moe_collapse_DATA.jsonl; the same command goes on where it stopped and prints the table once all runs
-are there.
+results/moe_collapse_DATA.jsonl; the same command goes on where it stopped. Once all runs are there it prints
+the table and draws accuracy and routing of all seeds, and how alike the experts of the first seed are.
 """
 
 import os
@@ -32,6 +32,11 @@ METHODS = {
     "baseline": "the same network, weight 0",
     "snnl": "soft nearest neighbour loss and cross entropy together",
     "staged": "the loss alone for 12 epochs, then experts on the frozen extractor for 12",
+    "no_extractor": "experts on pixels",
+}
+DRAWN = {
+    "baseline": "cross entropy alone",
+    "snnl": "with neighbour loss",
     "no_extractor": "experts on pixels",
 }
 # name in the data room: (training set, test set, split of the test set, classes)
@@ -65,6 +70,7 @@ def run(data="fashion_mnist", results=str(RESULTS), minutes=None, smoke=False):
     rows = sk.recipes.sweep(experiment, compared, path, left())
     if len(rows) == len(compared):
         print_table(data, weight, rows)
+        draw(path.with_suffix(""), rows)
     return rows
 
 
@@ -170,6 +176,26 @@ def print_table(data, weight, rows):
             f"{name}: snnl - baseline {found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}], "
             f"Wilcoxon p {found.wilcoxon_p:.3f}"
         )
+
+
+def draw(stem, rows):
+    boxes = {
+        label: {
+            DRAWN[method]: [scale * row[key] for row in rows if row["method"] == method] for method in DRAWN
+        }
+        for label, key, scale in (
+            ("test accuracy, %", "accuracy", 100),
+            ("entropy of the gates, nats", "routing_entropy", 1),
+            ("cosine of experts' answers", "expert_output_similarity", 1),
+        )
+    }
+    sk.plots.methods(boxes).savefig(f"{stem}_runs.png", dpi=110)
+    maps = {
+        f"Weights, {DRAWN[row['method']]}": np.array(row["similarity"])
+        for row in rows
+        if row["method"] in ("baseline", "snnl") and row["seed"] == SEEDS[0]
+    }
+    sk.plots.correlations(maps, label="cosine of two experts").savefig(f"{stem}_experts.png", dpi=110)
 
 
 if __name__ == "__main__":
