@@ -6,7 +6,7 @@ import keras
 import pytest
 
 from star_keras import recipes
-from star_keras.recipes import command_line, set_precision, sweep
+from star_keras.recipes import set_precision, sweep
 
 RUNS = [{"method": method, "seed": seed} for method in ("plain", "new") for seed in (0, 1)]
 
@@ -66,11 +66,3 @@ def test_auto_precision_is_the_faster_one(faster, policy_afterwards, monkeypatch
 def test_auto_precision_is_measured_and_a_named_one_is_taken(policy_afterwards):
     assert set_precision() in ("float32", "mixed_bfloat16")
     assert set_precision("mixed_float16") == "mixed_float16" == keras.config.dtype_policy().name
-
-
-def test_one_recipe_varies_the_defaults_of_another_and_flags_win():
-    def run(epochs=30, weight=1.0, smoke=False):
-        return epochs, weight, smoke
-
-    assert command_line(run, [], epochs=12, weight=0.0) == (12, 0.0, False)
-    assert command_line(run, ["--weight", "2", "--smoke"], epochs=12) == (12, 2.0, True)
