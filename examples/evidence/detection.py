@@ -5,7 +5,7 @@ Data       bccd_detection in the folder STAR_KERAS_DATA: 205 training, 87 valida
 Command    python examples/evidence/detection.py [--minutes 20]
 
 The photographs are halved twice, to 120 x 160 pixels, with their boxes. On the frozen pyramid of a
-ResNet-20 a small RetinaNet learns red cells, white cells and platelets for 30 epochs. Its learning rate is
+ResNet-20 a small RetinaNet learns red cells, white cells and platelets for 20 epochs. Its learning rate is
 chosen for each network on validation images, seed 0; test images are for the comparison alone, three seeds
 each. A seed is that of the detector, and of the random network, too. Every run is a line of
 results/detection.jsonl; the same command goes on where it stopped and prints the table once all runs are
@@ -60,7 +60,7 @@ class Experiment:
     """Called with a run's arguments, it trains a detector and measures it."""
 
     def __init__(self, smoke):
-        count, self.epochs = (8, 1) if smoke else (None, 30)
+        count, self.epochs = (8, 1) if smoke else (None, 20)
         self.splits = {name: halved_twice(name, count) for name in ("train", "val", "test")}
 
     def __call__(self, network, rate, seed, split):
