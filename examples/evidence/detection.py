@@ -30,7 +30,7 @@ NETWORKS = {
     "random": "random initialisation",
 }
 # What is run, and with --smoke.
-WHOLE = {"networks": tuple(NETWORKS), "rates": (1e-3, 4e-3), "seeds": (1, 2, 3)}
+WHOLE = {"networks": tuple(NETWORKS), "rates": (1e-3, 2e-3), "seeds": (1, 2, 3)}
 SMALL = {"networks": ("star-resnet20", "random"), "rates": (1e-3,), "seeds": (1, 2)}
 
 
