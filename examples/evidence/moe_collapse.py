@@ -75,14 +75,18 @@ def run(data="fashion_mnist", results=str(RESULTS), minutes=None, smoke=False):
 
 
 class Experiment:
-    """One data set; called with a run's arguments, it trains a network and measures it."""
+    """One data set; called with a run's arguments, it trains a network and measures it.
 
-    def __init__(self, data, smoke):
+    With an imbalance the last class has so many times fewer training images than the first, the others lie
+    between on a geometric line. `network` and `router_weights` vary `moe_cnn` and its training.
+    """
+
+    def __init__(self, data, smoke, imbalance=1):
         train, test, split, self.classes = DATA[data]
         train, test = sk.data.load(train), sk.data.load(test, split=split)
         count, self.epochs = (200, 1) if smoke else (6000, 12)
         drawn = np.random.default_rng(0).permutation(len(train.labels))
-        self.train = self._images(train, drawn[:count])
+        self.train = self._images(train, long_tailed(drawn[:count], train.labels, self.classes, imbalance))
         self.held_out = {
             "validation": self._images(train, drawn[count : count + count // 6]),
             "test": self._images(test, np.arange(len(test.labels))),
@@ -92,16 +96,19 @@ class Experiment:
     def _images(split, rows):
         return sk.data.to_rgb(split.images[rows]), split.labels[rows]
 
-    def __call__(self, method, weight, seed, split):
+    def __call__(self, method, weight, seed, split, network=None, router_weights=None):
         keras.utils.set_random_seed(seed)
         shape = self.train[0].shape[1:]
         if method == "no_extractor":
             classifier = experts_on_pixels(shape, self.classes)
         else:
-            classifier = sk.models.create("moe_cnn", num_classes=self.classes, input_shape=shape)
+            sizes = {"num_classes": self.classes, "input_shape": shape, **(network or {})}
+            classifier = sk.models.create("moe_cnn", **sizes)
         trained = classifier
         if method in ("baseline", "snnl"):
-            trained = sk.training.SoftNearestNeighborRegularization(classifier, TAPS, weight)
+            trained = sk.training.SoftNearestNeighborRegularization(
+                classifier, TAPS, weight, router_weights=router_weights
+            )
         if method == "staged":
             self._disentangle(classifier, weight)
         monitor = sk.callbacks.RoutingMonitor(*self.held_out[split], every=self.epochs)
@@ -128,6 +135,15 @@ class Experiment:
         model.compile(optimizer(), lambda labels, code: 0.0 * keras.ops.sum(code, axis=-1))
         model.fit(*self.train, batch_size=256, epochs=self.epochs, verbose=0)
         extractor.trainable = False
+
+
+def long_tailed(rows, labels, classes, imbalance):
+    """Those of the rows that are left when class c keeps imbalance ** (-c / (classes - 1)) of its own."""
+    kept = []
+    for label in range(classes):
+        own = rows[labels[rows] == label]
+        kept.extend(own[: max(1, round(len(own) * imbalance ** (-label / (classes - 1))))])
+    return rows[np.isin(rows, kept)]
 
 
 def optimizer():
