@@ -21,7 +21,7 @@ MAX_WEIGHTS = 2**31
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
-class LanguageModel(keras.Model):
+class GPT(keras.Model):
     """A decoder-only transformer in the shape of GPT-2, for any vocabulary.
 
     Token embeddings and learned positions, `num_layers` blocks of causal attention and a GELU network, each
@@ -44,7 +44,8 @@ class LanguageModel(keras.Model):
         **kwargs: `name`, `trainable`.
 
     Input shape: `(batch, length)`, integer ids, `length` at most `max_length`.
-    Output shape: `(batch, length, vocabulary_size)`, float32 logits of the token that follows each.
+    Output shape: `(batch, length, vocabulary_size)`, logits of the token that follows each,
+    float32 (float64 for float64 models).
 
     Raises:
         ConfigError: if an argument is of the wrong type or out of bounds, or heads do not divide `units`.
@@ -52,7 +53,7 @@ class LanguageModel(keras.Model):
 
     Example:
 
-    >>> model = LanguageModel(vocabulary_size=50, max_length=16, units=8, num_heads=2)
+    >>> model = GPT(vocabulary_size=50, max_length=16, units=8, num_heads=2)
     >>> ids = np.array([[3, 14, 15]])
     >>> tuple(model(ids).shape)
     (1, 3, 50)
@@ -74,7 +75,7 @@ class LanguageModel(keras.Model):
         hidden_units=None,
         dropout=0.0,
         dtype=None,
-        name="language_model",
+        name="gpt",
         **kwargs,
     ):
         arguments = {
@@ -92,12 +93,13 @@ class LanguageModel(keras.Model):
         self.arguments = arguments
         for key, value in arguments.items():
             setattr(self, key, value)
+        self.logits_dtype = "float64" if self.compute_dtype == "float64" else "float32"
         options = {"dtype": self.dtype_policy}
         self.token_embedding = layers.ReversibleEmbedding(
             vocabulary_size,
             units,
             embeddings_initializer=_normal(),
-            reverse_dtype="float32",
+            reverse_dtype=self.logits_dtype,
             name="token_embedding",
             **options,
         )
@@ -148,8 +150,8 @@ class LanguageModel(keras.Model):
                 on is overwritten.
 
         Returns:
-            `(logits, cache)`: float32 logits `(batch, vocabulary_size)` after the last token, and the cache
-            with the new tokens.
+            `(logits, cache)`: logits `(batch, vocabulary_size)` after the last token, and the cache with the
+            new tokens.
         """
         x = self._embed(token_ids, position)
         new_cache = []
@@ -165,7 +167,7 @@ class LanguageModel(keras.Model):
         return self.embedding_dropout(x, training=training)
 
     def _logits(self, x):
-        return ops.cast(self.token_embedding(self.norm(x), reverse=True), "float32")
+        return ops.cast(self.token_embedding(self.norm(x), reverse=True), self.logits_dtype)
 
     def _check_length(self, length):
         if isinstance(length, int) and length > self.max_length:
@@ -178,7 +180,7 @@ class LanguageModel(keras.Model):
         return (*input_shape, self.vocabulary_size)
 
     def compute_output_spec(self, token_ids, training=None):
-        return keras.KerasTensor(self.compute_output_shape(token_ids.shape), "float32")
+        return keras.KerasTensor(self.compute_output_shape(token_ids.shape), self.logits_dtype)
 
     def get_config(self):
         return {
@@ -214,9 +216,14 @@ class Block(layers.Layer):
         self.dropout = layers.Dropout(dropout, **options)
 
     def build(self, input_shape):
-        for layer in (self.attention_norm, self.queries_keys_values, self.attention_output, self.norm):
-            layer.build(input_shape if layer is not self.attention_output else input_shape)
-        self.hidden.build(input_shape)
+        for layer in (
+            self.attention_norm,
+            self.queries_keys_values,
+            self.attention_output,
+            self.norm,
+            self.hidden,
+        ):
+            layer.build(input_shape)
         self.output_dense.build((*input_shape[:-1], self.hidden.units))
 
     def call(self, x, cache=None, position=0, training=None):
@@ -243,8 +250,8 @@ class Block(layers.Layer):
 
 
 def describe(model):
-    """The configuration of a `LanguageModel`, or None for another model."""
-    return dict(model.arguments) if isinstance(model, LanguageModel) else None
+    """The configuration of a `GPT`, or None for another model."""
+    return dict(model.arguments) if isinstance(model, GPT) else None
 
 
 def _gelu(x):
