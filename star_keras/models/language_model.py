@@ -172,8 +172,8 @@ class GPT(keras.Model):
     def _check_length(self, length):
         if isinstance(length, int) and length > self.max_length:
             raise ShapeError(
-                f"The context of the model is max_length={self.max_length} tokens. Received: {length} tokens. "
-                "Shorten the text, or make the model with a greater `max_length`."
+                f"The context of the model is max_length={self.max_length} tokens. Received: {length} "
+                "tokens. Shorten the text, or make the model with a greater `max_length`."
             )
 
     def compute_output_shape(self, input_shape):
@@ -236,7 +236,9 @@ class Block(layers.Layer):
         queries, keys, values = (self._heads(part) for part in ops.split(self.queries_keys_values(x), 3, -1))
         if cache is not None:
             start = (0, position, 0, 0)
-            cache = [ops.slice_update(held, start, new) for held, new in zip(cache, (keys, values), strict=True)]
+            cache = [
+                ops.slice_update(held, start, new) for held, new in zip(cache, (keys, values), strict=True)
+            ]
             keys, values = cache
         own = position + ops.arange(ops.shape(queries)[1], dtype="int32")
         others = ops.arange(ops.shape(keys)[1], dtype="int32")

@@ -98,8 +98,8 @@ def create(architecture_name, /, *, dtype=None, name=None, trainable=True, **con
         dtype: a dtype or dtype policy of floating-point numbers. Defaults to the global one.
         name: of the model. Defaults to the architecture's.
         trainable: whether the weights are trained. Defaults to True.
-        **config: of the architecture, such as `input_shape=(32, 32, 3)`; see `ResNet`, `MoECNN` and `GPT`. With
-            `num_classes` the model is a `Classifier` that ends in a float32 softmax, or in logits
+        **config: of the architecture, such as `input_shape=(32, 32, 3)`; see `ResNet`, `MoECNN` and
+            `GPT`. With `num_classes` the model is a `Classifier` that ends in a float32 softmax, or in logits
             with `classifier_activation=None`.
 
     Returns:

@@ -66,7 +66,8 @@ class EquizeroLM:
         self.score = score if callable(score) else SCORES[score]()
         self.tokenizer = tokenizer
         self.chunk = chunk
-        self._ids = check_group(group, model.vocabulary_size)
+        ids = check_group(group, model.vocabulary_size)
+        self._moved = ops.convert_to_numpy(ids.orbit(np.arange(model.vocabulary_size, dtype="int32")))
 
     def generate(self, prompts, length, temperature=1.0, top_k=None, seed=0):
         """Samples the next tokens of prompts; arguments, result and errors are those of `generate`.
@@ -78,7 +79,7 @@ class EquizeroLM:
         texts = check_prompts(prompts, length, self.model)
         sampler = Sampler(temperature, top_k, self.model.vocabulary_size)
         check_seed(seed)
-        order, (batch, read), end = self.group.order, texts.shape, texts.shape[1] + length
+        order, batch, end = self.group.order, len(texts), texts.shape[1] + length
         cache, position = self.model.empty_cache(order * batch, end), 0
         while texts.shape[1] < end:
             read = texts.shape[1]
@@ -86,7 +87,13 @@ class EquizeroLM:
             streams = [np.random.default_rng([SAMPLING, seed, *text]) for text in orbit]
             # What was chosen last differs from what the caches hold, so its chunk is read anew.
             new, log_probabilities, cache = extend(
-                self.model, orbit[:, position:], cache, position, min(self.chunk, end - read), sampler, streams
+                self.model,
+                orbit[:, position:],
+                cache,
+                position,
+                min(self.chunk, end - read),
+                sampler,
+                streams,
             )
             scores = self._judge(np.concatenate([orbit, new], axis=1))
             chosen = self._choose(
@@ -101,7 +108,7 @@ class EquizeroLM:
 
     def _orbit(self, texts):
         """`(order * batch, length)`: the texts moved by every element, element by element."""
-        return ops.convert_to_numpy(self._ids.orbit(texts)).reshape(-1, texts.shape[1])
+        return self._moved[:, texts].reshape(-1, texts.shape[1])
 
     def _judge(self, texts):
         scores = np.asarray(self.score([self.tokenizer.decode(text) for text in texts]), "float64")
@@ -127,11 +134,9 @@ class EquizeroLM:
             elements = np.flatnonzero(tied[:, row])
             # The least text of the orbit names it: every member draws alike.
             name = min(orbit[:, row].tolist())
-            chosen.append(np.random.default_rng([CHOOSING, seed, *name]).choice(elements))
+            chosen.append(int(np.random.default_rng([CHOOSING, seed, *name]).choice(elements)))
         return chosen
 
     def _bring_back(self, new, chosen):
-        rows = [
-            self._ids.act(self.group.inverse(element), new[element, row]) for row, element in enumerate(chosen)
-        ]
-        return np.stack([ops.convert_to_numpy(tokens) for tokens in rows])
+        rows = zip(chosen, new[chosen, np.arange(len(chosen))], strict=True)
+        return np.stack([self._moved[self.group.inverse(element), tokens] for element, tokens in rows])

@@ -53,7 +53,7 @@ def load_gpt2(source):
         num_heads=hub.num_heads,
         hidden_units=hub.intermediate_dim,
         dropout=hub.dropout,
-        dtype=hub.dtype_policy,
+        dtype=hub.layer_norm.dtype_policy,
     )
     _copy(hub, model)
     preprocessor = source.preprocessor
@@ -64,9 +64,30 @@ def _copy(hub, model):
     for name, other in (("token_embedding",) * 2, ("position_embedding",) * 2, ("norm", "layer_norm")):
         getattr(model, name).set_weights(getattr(hub, other).get_weights())
     for block, layer in zip(model.blocks, hub.transformer_layers, strict=True):
-        # Keras-hub has no public names for these; the order of its weights is that of its files.
-        arrays = [ops.convert_to_numpy(variable) for variable in layer.weights]
-        raise NotImplementedError(arrays)
+        found = {
+            variable.path.removeprefix(f"{layer.name}/"): ops.convert_to_numpy(variable)
+            for variable in layer.weights
+        }
+        parts = [_attention(found, name) for name in ("query", "key", "value")]
+        kernel, bias = _pair(found, "self_attention/attention_output")
+        block.attention_norm.set_weights(_pair(found, "self_attention_layer_norm", ("gamma", "beta")))
+        block.queries_keys_values.set_weights(
+            [np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)]
+        )
+        block.attention_output.set_weights([kernel.reshape(model.units, model.units), bias])
+        block.norm.set_weights(_pair(found, "feedforward_layer_norm", ("gamma", "beta")))
+        block.hidden.set_weights(_pair(found, "feedforward_intermediate_dense"))
+        block.output_dense.set_weights(_pair(found, "feedforward_output_dense"))
+
+
+def _pair(found, layer, names=("kernel", "bias")):
+    return [found[f"{layer}/{name}"] for name in names]
+
+
+def _attention(found, name):
+    """Kernel and bias with the axes of heads and of their units as one."""
+    kernel, bias = _pair(found, f"self_attention/{name}")
+    return kernel.reshape(len(kernel), -1), bias.reshape(-1)
 
 
 def _library():

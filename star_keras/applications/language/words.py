@@ -40,7 +40,9 @@ class WordTokenizer:
         if split or len(self._ids) < self.size:
             raise ValueError(
                 "`words` must be distinct tokens: small letters with apostrophes, a mark or a line break. "
-                f"Received: {split[0]!r}" if split else "`words` must be distinct. Received: one of them twice."
+                f"Received: {split[0]!r}"
+                if split
+                else "`words` must be distinct. Received: one of them twice."
             )
 
     @classmethod
