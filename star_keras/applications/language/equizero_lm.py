@@ -131,10 +131,10 @@ class EquizeroLM:
         tied = likely >= likely.max(axis=0) - TIE
         chosen = []
         for row in range(orbit.shape[1]):
-            elements = np.flatnonzero(tied[:, row])
-            # The least text of the orbit names it: every member draws alike.
-            name = min(orbit[:, row].tolist())
-            chosen.append(int(np.random.default_rng([CHOOSING, seed, *name]).choice(elements)))
+            versions = orbit[:, row].tolist()
+            # In the order of their texts, and by a draw named by the least: alike for the whole orbit.
+            elements = sorted(np.flatnonzero(tied[:, row]).tolist(), key=versions.__getitem__)
+            chosen.append(int(np.random.default_rng([CHOOSING, seed, *min(versions)]).choice(elements)))
         return chosen
 
     def _bring_back(self, new, chosen):
