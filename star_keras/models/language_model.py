@@ -115,6 +115,8 @@ class GPT(keras.Model):
         self.build((None, None))
 
     def build(self, input_shape):
+        if self.built:
+            return
         embedded = (*input_shape, self.units)
         self.token_embedding.build(input_shape)
         self.position_embedding.build(input_shape)
