@@ -20,9 +20,10 @@ class EquizeroLM:
 
         g* = argmax_g score(g x + continuation(g x))        x <- x + g*^-1 continuation(g* x)
 
-    Random numbers depend on the seed and the text `g x`, not on `g`: so the text for `h x` is `h` times the
-    text for `x`, word by word. Ties go to the more probable continuation. A text that the group does not
-    move has only ties; they are drawn, and the promise holds for the distribution of texts alone.
+    Random numbers depend on the seed, the row of the batch and the text `g x`, not on `g`: so the text for
+    `h x` is `h` times the text for `x` in the same row, word by word. Ties go to the more probable
+    continuation. A text that the group does not move has only ties; they are drawn, and the promise holds
+    for the distribution of texts alone.
 
     Args:
         model: a language model such as `models.GPT`.
@@ -84,7 +85,10 @@ class EquizeroLM:
         while texts.shape[1] < end:
             read = texts.shape[1]
             orbit = self._orbit(texts)
-            streams = [np.random.default_rng([SAMPLING, seed, *text]) for text in orbit]
+            streams = [
+                np.random.default_rng([SAMPLING, seed, number % batch, *text])
+                for number, text in enumerate(orbit)
+            ]
             # What was chosen last differs from what the caches hold, so its chunk is read anew.
             new, log_probabilities, cache = extend(
                 self.model,
@@ -134,7 +138,7 @@ class EquizeroLM:
             versions = orbit[:, row].tolist()
             # In the order of their texts, and by a draw named by the least: alike for the whole orbit.
             elements = sorted(np.flatnonzero(tied[:, row]).tolist(), key=versions.__getitem__)
-            chosen.append(int(np.random.default_rng([CHOOSING, seed, *min(versions)]).choice(elements)))
+            chosen.append(int(np.random.default_rng([CHOOSING, seed, row, *min(versions)]).choice(elements)))
         return chosen
 
     def _bring_back(self, new, chosen):
