@@ -335,6 +335,24 @@ case(
     [images(4, 14, 14, 3)],
 )
 
+case("models.GPT", dict(vocabulary_size=7, max_length=6, units=8, num_heads=2), [integers(4, 5, high=7)])
+
+
+def fair_text(**options):
+    """A small language model and a group of order 3 that moves its vocabulary."""
+    model = importlib.import_module("star_keras.models").GPT(vocabulary_size=7, units=8, num_heads=2)
+    group = importlib.import_module("star_keras.groups").VocabularyCycle([[1, 3, 2], [4, 6, 0]], size=7)
+    return dict(model=model, group=group, **options)
+
+
+case("applications.language.EquiLM", fair_text, [integers(4, 5, high=7)])
+case(
+    "applications.language.EquiLM",
+    lambda: fair_text(general_ids=[5]),
+    [integers(4, 5, high=7)],
+    name="relaxed",
+)
+
 # --- training -------------------------------------------------------------------------------------
 
 

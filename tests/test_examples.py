@@ -17,6 +17,7 @@ EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
         ("pretrain_star", ["--count", "128", "--epochs", "2", "--folder", "run"]),
         ("rotation_proof_classifier", ["--smoke"]),
         ("moe_without_collapse", ["--smoke"]),
+        ("fair_text", ["--smoke"]),
     ],
 )
 def test_an_example_runs_and_draws_its_picture(name, arguments, tmp_path):
@@ -68,3 +69,18 @@ def test_evidence_on_equitune_goes_on_and_judges_each_ordering(tmp_path):
                 if (other["method"], other["stage"], other["seed"]) == ("equitune", "zero-shot", row["seed"])
             )
             assert row["uniform_weights"] == mean
+
+
+@pytest.mark.slow
+def test_evidence_on_fair_text_is_fair_to_the_last_bits_and_is_judged(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "evidence" / "equitune_language.py"), "--smoke"]
+    printed = subprocess.run(
+        [*command, "--results", "."], capture_output=True, text=True, cwd=tmp_path, check=True
+    ).stdout
+    rows = [json.loads(line) for line in (tmp_path / "equitune_language.jsonl").read_text().splitlines()]
+    assert len(rows) == printed.count(" s\n") == 2 * 2 * 4
+    for row in rows:
+        assert len(row["sentiment"]) == {"ranks": 3, "genders": 2}[row["group"]]
+        assert (row["method"] == "equi") == (row.get("greatest_variation", 1) < 1e-5)
+    assert printed.count("| EquizeroLM | – |") == 2
+    assert printed.count("gap of EquiLM below that of the model alone: ") == 2

@@ -3,6 +3,7 @@
 from star_keras.models.classifier import Classifier
 from star_keras.models.folders import load, parts, save
 from star_keras.models.lambda_equitune import LambdaEquiTune
+from star_keras.models.language_model import GPT
 from star_keras.models.moe_cnn import MoECNN
 from star_keras.models.publishing import publish, verify
 from star_keras.models.registry import create, info
@@ -10,6 +11,7 @@ from star_keras.models.registry import list_presets as list
 from star_keras.models.resnet import ResNet
 
 __all__ = [
+    "GPT",
     "Classifier",
     "LambdaEquiTune",
     "MoECNN",
