@@ -31,16 +31,16 @@ OPTIONS = {
 
 @keras.saving.register_keras_serializable(package="star_keras")
 class DualEncoder(keras.Model):
-    """A backbone for images and a small tower for texts, trained by contrast as CLIP is, by `compile` and `fit`.
+    """A backbone for images and a small tower for texts, trained by contrast as CLIP is.
 
-    With `v_i` and `t_i` the embeddings of image and text of pair `i`, of length one, and `s` a learned scale
-    of at most 100,
+    `compile` and `fit` do it. With `v_i` and `t_i` the embeddings of image and text of pair `i`, of length
+    one, and `s` a learned scale of at most 100,
 
         logits_ij = s * v_i @ t_j
-        loss = mean_i (cross_entropy(p_i, softmax_j(logits_ij)) + cross_entropy(p_i, softmax_j(logits_ji))) / 2
+        loss = mean_i (H(p_i, softmax_j(logits_ij)) + H(p_i, softmax_j(logits_ji))) / 2
 
-    where `p_i` is spread evenly over the pairs that have the label of pair `i`: two photographs of a church
-    are not each other's opposites. Without labels each pair stands for itself.
+    where `H` is the cross-entropy and `p_i` is spread evenly over the pairs that have the label of pair `i`:
+    two photographs of a church are not each other's opposites. Without labels each pair stands for itself.
 
     The text tower averages the embeddings of words: `dense(relu(dense(mean_w e_w)))`. It does not see their
     order, knows no word but its own, and needs no package; for the language of the web take keras-hub's
