@@ -332,7 +332,7 @@ def test_class_scores_are_those_of_the_clip_of_keras_hub(hub, clip):
     images = RNG.integers(0, 256, (4, 16, 16, 3), dtype="uint8")
     token_ids = preprocessor({"prompts": [f"a {name}." for name in NAMES]})["token_ids"]
     pixels = images.astype("float32") * np.float32(scale) + np.float32(offset)
-    expected = clip({"images": pixels, "token_ids": token_ids})["vision_logits"]
+    expected = clip({"images": ops.convert_to_tensor(pixels), "token_ids": token_ids})["vision_logits"]
     np.testing.assert_allclose(model(images), expected, atol=1e-4)
     assert np.ptp(ops.convert_to_numpy(expected)) > 0.5
     assert model.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)
@@ -365,7 +365,8 @@ def test_the_own_preprocessor_of_keras_hub_makes_the_prompts(hub, clip):
     model = zero_shot.from_prompts(zero_shot.from_keras_hub(clip, preprocessor), ["cat", "dog"], "a {}")
     inputs = preprocessor({"images": None, "prompts": ["a cat", "a dog"]})
     images = RNG.normal(size=(3, 16, 16, 3)).astype("float32")
-    expected = clip({"images": images, "token_ids": inputs["token_ids"]})["vision_logits"]
+    tensors = {"images": ops.convert_to_tensor(images), "token_ids": inputs["token_ids"]}
+    expected = clip(tensors)["vision_logits"]
     np.testing.assert_allclose(model(images), expected, atol=1e-4)
 
 
@@ -377,14 +378,15 @@ def test_the_own_preprocessor_of_keras_hub_makes_the_prompts(hub, clip):
 def test_it_runs_on_other_backends(backend):
     script = """
 import keras, numpy as np, star_keras as sk
-encoders = sk.models.create("dual_encoder", backbone={"architecture": "resnet20", "input_shape": [8, 8, 3]},
-                            vocabulary=["a", "photo", "of", "church", "ball"])
+inputs = keras.Input((8, 8, 3))
+backbone = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(inputs[:, :4])))
+encoders = sk.models.DualEncoder(backbone, ["a", "photo", "of", "church", "ball"])
 images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype="uint8")
 tokens = encoders.tokenize(["a church", "a ball"] * 2)
 encoders.compile("sgd")
 encoders.fit({"images": images, "token_ids": tokens}, np.array([0, 1, 0, 1]), verbose=0)
 model = sk.applications.zero_shot.from_prompts(encoders, ["church", "ball"])
-for method in ("equitune", "equizero", "lambda"):
+for method in ("equizero", "lambda"):
     robust = sk.applications.zero_shot.invariant(model, sk.groups.Cyclic(4), method, frozen_features=True)
     robust.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     robust.fit(images, np.array([0, 1, 0, 1]), verbose=0)

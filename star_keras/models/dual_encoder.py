@@ -159,7 +159,7 @@ class DualEncoder(keras.Model):
                 )
             rows.append([ids[word] for word in words])
         length = max(map(len, rows), default=0)
-        return np.array([row + [0] * (length - len(row)) for row in rows], "int32").reshape(-1, length)
+        return np.array([row + [0] * (length - len(row)) for row in rows], "int32").reshape(len(rows), length)
 
     def encode_texts(self, texts):
         """Embeddings of texts `(texts, embedding_units)`, of any length; errors are those of `tokenize`."""
