@@ -8,7 +8,7 @@ from star_keras.augmentation import star_views
 from star_keras.exceptions import ConfigError
 from star_keras.layers import EquivariantPredictor, RoutedExperts
 from star_keras.models import config as checks
-from star_keras.models import create, registry
+from star_keras.models import create, dual_encoder, registry
 from star_keras.models.lambda_equitune import LambdaEquiTune
 from star_keras.training import STARPretraining
 
@@ -150,4 +150,12 @@ registry.register(
     describe_lambda_equitune,
     {"backbone": registry.nested, "hidden_units": _WIDTHS, **registry.HEAD_OPTIONS},
     required=("backbone", "num_classes"),
+)
+registry.register(
+    "dual_encoder",
+    dual_encoder.build,
+    dual_encoder.describe,
+    dual_encoder.OPTIONS,
+    required=("backbone", "vocabulary"),
+    backbone="backbone",
 )

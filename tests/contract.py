@@ -22,7 +22,8 @@ class Case:
     Attributes:
         path: name below `star_keras`, such as `"layers.Projector"`.
         arguments: what the user passes, a dict or a function that makes one.
-        inputs: functions of a NumPy generator, one for each positional argument of the call.
+        inputs: functions of a NumPy generator, one for each positional argument of the call; each makes
+            an array or, for a model, a dict of arrays.
         name: name of the case, where a class has several.
         call: `(object, *inputs) -> tensors`, where it is not the object's own call. Such an object is
             not put into a functional model.
@@ -67,6 +68,10 @@ class Case:
         """The inputs, the same in every process."""
         return [make(np.random.default_rng(index)) for index, make in enumerate(self.inputs)]
 
+    def shapes(self):
+        """The shapes of the inputs; a structure of them where an input is one."""
+        return [keras.tree.map_structure(lambda array: array.shape, inputs) for inputs in self.arrays()]
+
     def labels(self):
         return None if self.targets is None else self.targets(np.random.default_rng(99))
 
@@ -86,7 +91,7 @@ class Case:
         instance = self.make() if instance is None else instance
         if self.kind == "model":
             if not instance.built:
-                instance.build(*(array.shape for array in self.arrays()))
+                instance.build(*self.shapes())
             return instance
         inputs = [keras.Input(array.shape[1:], dtype=str(array.dtype)) for array in self.arrays()]
         return keras.Model(inputs if len(inputs) > 1 else inputs[0], instance(*inputs))
@@ -351,6 +356,25 @@ case(
     lambda: fair_text(general_ids=[5]),
     [integers(4, 5, high=7)],
     name="relaxed",
+)
+
+
+def pairs(rng):
+    """Four images with the ids of three words."""
+    return {"images": images(4, 8, 8, 3)(rng), "token_ids": integers(4, 3, high=5)(rng)}
+
+
+case(
+    "models.DualEncoder",
+    lambda: dict(backbone=backbone(), vocabulary=["a", "of", "photo", "church"], embedding_units=6),
+    [pairs],
+    targets=integers(4, high=3),
+    compile={"loss": None},
+)
+case(
+    "applications.zero_shot.ZeroShotClassifier",
+    lambda: dict(image_encoder=backbone(), class_names=["church", "golf ball"], logit_scale=20.0),
+    [images(4, 8, 8, 3)],
 )
 
 # --- training -------------------------------------------------------------------------------------

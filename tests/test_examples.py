@@ -16,6 +16,7 @@ EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
     [
         ("pretrain_star", ["--count", "128", "--epochs", "2", "--folder", "run"]),
         ("rotation_proof_classifier", ["--smoke"]),
+        ("zero_shot_any_side", ["--smoke"]),
         ("moe_without_collapse", ["--smoke"]),
         ("fair_text", ["--smoke"]),
     ],
@@ -84,3 +85,21 @@ def test_evidence_on_fair_text_is_fair_to_the_last_bits_and_is_judged(tmp_path):
         assert (row["method"] == "equi") == (row.get("greatest_variation", 1) < 1e-5)
     assert printed.count("| EquizeroLM | – |") == 2
     assert printed.count("gap of EquiLM below that of the model alone: ") == 2
+
+
+@pytest.mark.slow
+def test_evidence_on_zero_shot_classifiers_goes_on_and_judges_each_ordering(tmp_path):
+    script = EXAMPLES / "evidence" / "equitune_zero_shot.py"
+    command = [sys.executable, str(script), "--smoke", "--results", ".", "--folder", "encoders"]
+    started, first, again = (
+        subprocess.run([*command, *more], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+        for more in (["--minutes", "0.0001"], [], [])
+    )
+    rows = [json.loads(line) for line in (tmp_path / "equitune_zero_shot.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 + 1 + 2 * 6 + 5 + 2 * 5
+    assert started.count(" s\n") + first.count(" s\n") == len(rows) and " s\n" not in again
+    assert "| λ-equitune, two stages | – |" in again
+    assert again.count("equitune above classifier alone: ") == 2
+    assert again.count("λ-equitune, joint above equizero: ") == 1
+    wrapped = [row for row in rows if row["method"] != "pretrained"]
+    assert max(row["invariance_error"] for row in wrapped) < 1e-4

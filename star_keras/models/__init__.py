@@ -1,6 +1,7 @@
 """Networks of the zoo: create a new one, load a trained one."""
 
 from star_keras.models.classifier import Classifier
+from star_keras.models.dual_encoder import DualEncoder
 from star_keras.models.folders import load, parts, save
 from star_keras.models.lambda_equitune import LambdaEquiTune
 from star_keras.models.language_model import GPT
@@ -13,6 +14,7 @@ from star_keras.models.resnet import ResNet
 __all__ = [
     "GPT",
     "Classifier",
+    "DualEncoder",
     "LambdaEquiTune",
     "MoECNN",
     "ResNet",
