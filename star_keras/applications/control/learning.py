@@ -159,9 +159,10 @@ class _Updates(keras.Model):
         taken = ops.one_hot(x["action"], values.shape[-1], dtype=values.dtype)
         best = ops.stop_gradient(ops.max(next_values, axis=-1))
         expected = x["reward"] + self.discount * (1 - x["end"]) * best
-        return keras.losses.huber(
+        rows = keras.losses.huber(
             ops.expand_dims(expected, -1), ops.sum(values * taken, axis=-1, keepdims=True)
         )
+        return ops.mean(rows)
 
 
 class _Players:
