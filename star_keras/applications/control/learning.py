@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from star_keras import backend
 from star_keras.applications.control.environments import check_fits, make
 from star_keras.applications.control.playing import best_actions
 from star_keras.exceptions import NonFiniteError
@@ -93,10 +94,9 @@ class DQN:
         check_fits(network, players.tasks[0])
         memory = _Memory(self.memory, players.states.shape[1], seed)
         updates = _Updates(network, self.discount)
-        # Keras runs so many updates in one compiled call.
         updates.compile(
             keras.optimizers.Adam(self.learning_rate, global_clipnorm=10.0),
-            steps_per_execution=self.updates_per_epoch,
+            steps_per_execution=backend.steps_per_execution(self.updates_per_epoch),
         )
         epochs = -(-steps // self.steps_per_epoch)
         history = {"loss": [], "return": []}
