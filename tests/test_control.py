@@ -1,5 +1,6 @@
 """Deep Q-learning with symmetries: the tasks' own steps, the networks, training, returns, bad input."""
 
+import subprocess
 import sys
 
 import keras
@@ -168,6 +169,16 @@ def test_a_network_alone_is_not_symmetric():
     assert np.abs(np.array(network(-state))[:, ::-1] - np.array(network(state))).max() > 1e-3
 
 
+@pytest.mark.parametrize("frozen", ["all", "network"])
+def test_what_is_frozen_is_frozen_in_a_copy(frozen):
+    model = control.symmetry_of("CartPole-v1").wrap(q_network(), "lambda")
+    (model if frozen == "all" else model.network).trainable = False
+    copy = type(model).from_config(model.get_config())
+    assert len(copy.trainable_variables) == len(model.trainable_variables) == (0 if frozen == "all" else 4)
+    outer = keras.Sequential([copy])
+    assert len(outer.trainable_variables) == len(model.trainable_variables)
+
+
 def test_the_q_network_has_the_shape_of_stable_baselines():
     network = q_network()
     assert [layer.get_config()["units"] for layer in network.layers[1:]] == [64, 64, 2]
@@ -300,8 +311,6 @@ def test_without_gymnasium_the_extra_is_named(monkeypatch):
 
 
 def test_star_keras_is_imported_without_gymnasium(tmp_path):
-    import subprocess
-
     code = (
         "import sys; sys.modules['gymnasium'] = None; import star_keras as sk; sk.applications.control.DQN()"
     )

@@ -27,7 +27,7 @@ class QNetwork(keras.Model):
         num_actions: number of actions.
         hidden_units: widths of the hidden layers. Defaults to `(64, 64)`.
         dtype: a dtype or dtype policy of the hidden layers. Defaults to the global one.
-        **kwargs: `name`, `trainable`.
+        name, trainable: as for any model.
 
     Input shape: `(batch, state_size)`. Output shape: `(batch, num_actions)`, float32.
 
@@ -43,7 +43,7 @@ class QNetwork(keras.Model):
     "Stable-Baselines3" (2021).
     """
 
-    def __init__(self, state_size, num_actions, hidden_units=(64, 64), dtype=None, name=None, **kwargs):
+    def __init__(self, state_size, num_actions, hidden_units=(64, 64), dtype=None, name=None, trainable=True):
         sizes = {"state_size": state_size, "num_actions": num_actions, "hidden_units": hidden_units}
         sizes = checks.validate(sizes, OPTIONS)
         states = keras.Input((sizes["state_size"],), dtype="float32", name="states")
@@ -52,10 +52,12 @@ class QNetwork(keras.Model):
             hidden = _dense(units, width, "relu", dtype, f"hidden_{number}")(hidden)
             width = units
         values = _dense(sizes["num_actions"], width, None, "float32", "values")(hidden)
-        super().__init__(inputs=states, outputs=values, name=name, **kwargs)
+        super().__init__(inputs=states, outputs=values, name=name)
         self.dtype_policy = checks.float_policy(dtype)
         self.state_size, self.num_actions = sizes["state_size"], sizes["num_actions"]
         self.hidden_units = tuple(sizes["hidden_units"])
+        if not trainable:
+            self.trainable = False  # by the constructor, Keras would freeze the model but not its layers
 
     def get_config(self):
         return {
@@ -91,7 +93,7 @@ class EquiTuneQNetwork(keras.Model):
         actions: group with the same composition table that moves the values, a `groups.Permutation`.
         weighting: "mean" (default), "argmin" or "lambda".
         score_units: widths of the hidden layers of the score of "lambda". Defaults to `(64,)`.
-        **kwargs: `name`, `trainable`.
+        name, trainable: as for any model.
 
     Attributes:
         equitune: the `EquiTune` inside. `equitune.model` is the network, `equitune.score` what ranks the
@@ -116,7 +118,9 @@ class EquiTuneQNetwork(keras.Model):
     arXiv:2305.09900, sections 3 and 5.
     """
 
-    def __init__(self, network, states, actions, weighting="mean", score_units=(64,), name=None, **kwargs):
+    def __init__(
+        self, network, states, actions, weighting="mean", score_units=(64,), name=None, trainable=True
+    ):
         _check_sizes(network, states, actions)
         equitune = EquiTune(
             network,
@@ -130,13 +134,15 @@ class EquiTuneQNetwork(keras.Model):
             name="equitune",
         )
         inputs = keras.Input(network.input_shape[1:], dtype="float32", name="states")
-        super().__init__(inputs=inputs, outputs=equitune(inputs), name=name, **kwargs)
+        super().__init__(inputs=inputs, outputs=equitune(inputs), name=name)
         self.dtype_policy = network.dtype_policy
         self.equitune = equitune
         self.network = network
         self.states, self.actions = states, actions
         self.weighting = weighting
         self.score_units = tuple(score_units)
+        if not trainable:
+            self.trainable = False
 
     def get_config(self):
         parts = ("network", "states", "actions")
