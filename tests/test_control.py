@@ -13,6 +13,7 @@ from star_keras.applications.control import learning, playing
 from star_keras.applications.control.symmetries import visited_states
 from star_keras.exceptions import ConfigError, NonFiniteError, ShapeError
 from star_keras.groups import Linear, Permutation
+from star_keras.models import publishing
 
 RNG = np.random.default_rng(0)
 MIRROR = Permutation([[0, 1], [1, 0]])
@@ -217,6 +218,13 @@ def test_networks_are_made_by_name_saved_and_loaded(architecture, config, tmp_pa
     for part, options in (("backbone", {}), ("network", {"num_classes": 3})):
         with pytest.raises(ValueError, match="network"):
             sk.models.load(tmp_path / "model", part=part, **options)
+
+
+def test_networks_of_states_are_verified_by_fixed_states():
+    values = publishing.embed_fixed_inputs(q_network())
+    assert values.shape == (8, 2) and np.ptp(values) > 0
+    deep = sk.models.create("equitune_q_network", **GRID)
+    np.testing.assert_array_equal(publishing.embed_fixed_inputs(deep), publishing.embed_fixed_inputs(deep))
 
 
 @pytest.mark.parametrize(
