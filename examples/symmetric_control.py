@@ -3,8 +3,8 @@
 A Q-network learns to walk among pillars to goals in the right quarter of a square. The square looks the same
 after a quarter turn, which its own `step` confirms, so the network is made equivariant in three ways; the
 weights of λ-equitune are learned on the same goals on the right, with the network frozen. The picture shows
-the share of episodes that reach the goal, by the cell in which it lies. It needs gymnasium (extra `rl`), takes a
-few minutes on two cores, prints a table and draws symmetric_control.png.
+the share of episodes that reach the goal, by the cell in which it lies. Needs gymnasium (extra `rl`), takes
+a few minutes on two cores, prints a table and draws symmetric_control.png.
 
 It is not a benchmark: one seed, 20 episodes a cell.
 

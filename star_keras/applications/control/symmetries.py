@@ -34,8 +34,8 @@ class Symmetry:
 
     >>> symmetry = symmetry_of("CartPole-v1")
     >>> symmetry.check("CartPole-v1")  # raises unless the task has it
-    >>> symmetry.states.act(1, np.array([0.1, 0.0, -0.2, 0.5])).numpy()  # doctest: +SKIP
-    array([-0.1,  0. ,  0.2, -0.5])
+    >>> np.array(symmetry.states.act(1, np.array([0.5, 0.0, -0.25, 1.0], "float32")))
+    array([-0.5 ,  0.  ,  0.25, -1.  ], dtype=float32)
 
     Reference: van der Pol et al., "MDP Homomorphic Networks" (NeurIPS 2020); Basu et al., "Efficient
     Equivariant Transfer Learning from Pretrained Models" (NeurIPS 2023), section 5.1.
