@@ -58,23 +58,23 @@ def run(
         model = symmetry.wrap(network)
         zero_shot = (returns(network), returns(model)) if measure or publish else None
         tuner = control.DQN(learning_rate=5e-4, exploration=(0.1, 0.04), **options)
-        best, kept = chosen_by(model), model.get_weights()
+        scores, kept = [chosen_by(model)], model.get_weights()
         for number in range(1, rounds + 1):
             tuned = tuner.train(model, TASK, tuning, seed + 1000 * number, verbose)
             history = {key: history[key] + tuned[key] for key in history}
-            score = chosen_by(model)
-            if score > best:
-                best, kept = score, model.get_weights()
+            scores.append(chosen_by(model))
+            if scores[-1] > max(scores[:-1]):
+                kept = model.get_weights()
         model.set_weights(kept)
-        return model, zero_shot, history
+        return model, zero_shot, scores, history
 
-    model, zero_shot, history = learned(SEEDS[0], verbose=1)
+    model, zero_shot, scores, history = learned(SEEDS[0], verbose=1)
     sk.models.save(model, pathlib.Path(folder) / "model", overwrite=True)
 
     if measure or publish:
-        runs = [(model, zero_shot), *(learned(seed, verbose=0)[:2] for seed in SEEDS[1:])]
-        found = [returns(each) for each, _ in runs]
-        alone, wrapped = zip(*(numbers for _, numbers in runs), strict=True)
+        runs = [(model, zero_shot, scores), *(learned(seed, verbose=0)[:3] for seed in SEEDS[1:])]
+        found = [returns(each) for each, _, _ in runs]
+        alone, wrapped = zip(*(numbers for _, numbers, _ in runs), strict=True)
         states = np.random.default_rng(0).normal(size=(100, 4)).astype("float32")
         results = {
             "return": found[0],
@@ -89,6 +89,8 @@ def run(
                 "precision": precision,
                 "steps": steps,
                 "tuning_steps": tuning * rounds,
+                # Of each seed: before tuning, and after each round of it.
+                "choosing_returns": [scores for _, _, scores in runs],
                 "history": history,
             },
         }
