@@ -96,7 +96,8 @@ def draw(shares, picture):
         axes.set(title=name, xticks=[], yticks=[])
     figure.colorbar(drawn, ax=panels, shrink=0.8, label="episodes that reach the goal (%)")
     figure.suptitle(
-        "Where the goal may lie for the agent to find it. It was trained with goals in the orange cells."
+        "Episodes that reach the goal, by the cell in which it lies.\n"
+        "Training had goals in the orange cells alone; the dark ones are pillars."
     )
     figure.savefig(picture, dpi=120)
 
