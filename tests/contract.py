@@ -377,6 +377,29 @@ case(
     [images(4, 8, 8, 3)],
 )
 
+case("models.QNetwork", dict(state_size=4, num_actions=3, hidden_units=[6, 5]), [floats(5, 4)])
+
+
+def symmetric(weighting):
+    """A small Q-network and the quarter turns of a task with four moves."""
+
+    def arguments():
+        groups = importlib.import_module("star_keras.groups")
+        turn = np.kron(np.eye(2), [[0, -1], [1, 0]])
+        return dict(
+            network=importlib.import_module("star_keras.models").QNetwork(4, 4, hidden_units=[6]),
+            states=groups.Linear([np.linalg.matrix_power(turn, k) for k in range(4)]),
+            actions=groups.Permutation([np.roll(np.arange(4), -k) for k in range(4)]),
+            weighting=weighting,
+            score_units=[5],
+        )
+
+    return arguments
+
+
+for weighting in ("mean", "argmin", "lambda"):
+    case("models.EquiTuneQNetwork", symmetric(weighting), [floats(5, 4)], name=weighting)
+
 # --- training -------------------------------------------------------------------------------------
 
 

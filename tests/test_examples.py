@@ -19,6 +19,7 @@ EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
         ("zero_shot_any_side", ["--smoke"]),
         ("moe_without_collapse", ["--smoke"]),
         ("fair_text", ["--smoke"]),
+        ("symmetric_control", ["--smoke"]),
     ],
 )
 def test_an_example_runs_and_draws_its_picture(name, arguments, tmp_path):
@@ -103,3 +104,22 @@ def test_evidence_on_zero_shot_classifiers_goes_on_and_judges_each_ordering(tmp_
     assert again.count("λ-equitune, joint above equizero: ") == 1
     wrapped = [row for row in rows if row["method"] != "pretrained"]
     assert max(row["invariance_error"] for row in wrapped) < 1e-4
+
+
+@pytest.mark.slow
+def test_evidence_on_control_goes_on_and_judges_each_ordering(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "evidence" / "equitune_control.py"), "--smoke"]
+    first, again = (
+        subprocess.run(
+            [*command, "--results", "."], capture_output=True, text=True, cwd=tmp_path, check=True
+        ).stdout
+        for _ in range(2)
+    )
+    rows = [json.loads(line) for line in (tmp_path / "equitune_control.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 2
+    assert first.count(" s\n") == len(rows) and " s\n" not in again
+    assert "| λ-equitune |" in again and "(shortest ways: -" in again
+    assert again.count("equitune above network alone: ") == 2 * 2
+    for row in rows:
+        assert max(row["equivariance_error"].values()) < 1e-5
+        assert set(row["zero_shot"]) == set(row["fine_tuned"]) == {"pretrained", "mean", "argmin", "lambda"}

@@ -478,7 +478,7 @@ def test_gpt_is_saved_and_loaded_by_name(tmp_path):
     model = small_gpt(hidden_units=5, dropout=0.1)
     sk.models.save(model, tmp_path / "gpt")
     again = sk.models.load(tmp_path / "gpt")
-    assert sk.models.parts(tmp_path / "gpt") == ("language",)
+    assert sk.models.parts(tmp_path / "gpt") == ("model",)
     assert type(again) is sk.models.GPT and again.arguments == model.arguments
     np.testing.assert_allclose(array(again(TEXTS)), array(model(TEXTS)), atol=1e-6)
     with pytest.raises(ValueError, match="part='language'"):

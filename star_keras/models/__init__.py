@@ -7,6 +7,7 @@ from star_keras.models.lambda_equitune import LambdaEquiTune
 from star_keras.models.language_model import GPT
 from star_keras.models.moe_cnn import MoECNN
 from star_keras.models.publishing import publish, verify
+from star_keras.models.q_network import EquiTuneQNetwork, QNetwork
 from star_keras.models.registry import create, info
 from star_keras.models.registry import list_presets as list
 from star_keras.models.resnet import ResNet
@@ -15,8 +16,10 @@ __all__ = [
     "GPT",
     "Classifier",
     "DualEncoder",
+    "EquiTuneQNetwork",
     "LambdaEquiTune",
     "MoECNN",
+    "QNetwork",
     "ResNet",
     "create",
     "info",
