@@ -1,6 +1,7 @@
-"""Image sets behind one call: the embedded one, files, folders of images and tensorflow-datasets."""
+"""Image sets behind one call: the embedded one, files, folders of images and tensorflow-datasets; SCAN."""
 
 from star_keras.data.images import Split, to_rgb
 from star_keras.data.loading import load
+from star_keras.data.scan import SCAN_VOCABULARY, Sentences, Vocabulary, load_scan
 
-__all__ = ["Split", "load", "to_rgb"]
+__all__ = ["SCAN_VOCABULARY", "Sentences", "Split", "Vocabulary", "load", "load_scan", "to_rgb"]
