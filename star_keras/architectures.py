@@ -6,9 +6,12 @@ import keras
 
 from star_keras.augmentation import star_views
 from star_keras.exceptions import ConfigError
+from star_keras.groups import VocabularyCycle
 from star_keras.layers import EquivariantPredictor, RoutedExperts
 from star_keras.models import config as checks
 from star_keras.models import create, registry
+from star_keras.models.equivariant_sequence import OPTIONS as ORBIT_OPTIONS
+from star_keras.models.equivariant_sequence import EquivariantSequenceToSequence
 from star_keras.models.lambda_equitune import LambdaEquiTune
 from star_keras.training import STARPretraining
 
@@ -114,6 +117,28 @@ def describe_lambda_equitune(model):
     }
 
 
+def build_equivariant_seq2seq(model, rings, dtype=None, name=None, **options):
+    """A built `EquivariantSequenceToSequence` with a `VocabularyCycle`, from plain data."""
+    model = dict(model)
+    model = create(model.pop("architecture"), dtype=dtype, **model)
+    group = VocabularyCycle(rings, model.vocabulary_size)
+    equivariant = EquivariantSequenceToSequence(model, group, name=name, **options)
+    equivariant.build()
+    return equivariant
+
+
+def describe_equivariant_seq2seq(model):
+    """The configuration with which `build_equivariant_seq2seq` makes the model again, or None."""
+    if not isinstance(model, EquivariantSequenceToSequence) or type(model.group) is not VocabularyCycle:
+        return None
+    architecture, config = registry.describe(model.model)
+    return {
+        "model": {"architecture": architecture, **config},
+        "rings": model.group.rings,
+        **{key: _plain(getattr(model, key)) for key in ORBIT_OPTIONS},
+    }
+
+
 def _check_size(config, copies):
     """Each width has its bound; this bounds what they come to together, before anything is allocated."""
     widths = [*config.get("hidden_units", ()), config["units"]]
@@ -150,4 +175,16 @@ registry.register(
     describe_lambda_equitune,
     {"backbone": registry.nested, "hidden_units": _WIDTHS, **registry.HEAD_OPTIONS},
     required=("backbone", "num_classes"),
+)
+registry.register(
+    "equivariant_seq2seq",
+    build_equivariant_seq2seq,
+    describe_equivariant_seq2seq,
+    {
+        "model": registry.nested,
+        "rings": checks.sequence(checks.sequence(checks.integer(0, 65_535), 1, 1024), 1, 1024),
+        **ORBIT_OPTIONS,
+    },
+    required=("model", "rings"),
+    part="translator",
 )

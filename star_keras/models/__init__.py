@@ -1,6 +1,8 @@
 """Networks of the zoo: create a new one, load a trained one."""
 
 from star_keras.models.classifier import Classifier
+from star_keras.models.decoding import GreedyDecoder
+from star_keras.models.equivariant_sequence import EquivariantSequenceToSequence
 from star_keras.models.folders import load, parts, save
 from star_keras.models.lambda_equitune import LambdaEquiTune
 from star_keras.models.moe_cnn import MoECNN
@@ -8,12 +10,16 @@ from star_keras.models.publishing import publish, verify
 from star_keras.models.registry import create, info
 from star_keras.models.registry import list_presets as list
 from star_keras.models.resnet import ResNet
+from star_keras.models.sequence_to_sequence import SequenceToSequence
 
 __all__ = [
     "Classifier",
+    "EquivariantSequenceToSequence",
+    "GreedyDecoder",
     "LambdaEquiTune",
     "MoECNN",
     "ResNet",
+    "SequenceToSequence",
     "create",
     "info",
     "list",

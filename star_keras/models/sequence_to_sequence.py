@@ -58,7 +58,15 @@ class SequenceToSequence(keras.Model):
     """
 
     def __init__(
-        self, cell, vocabulary_size, units=64, dropout=0.1, max_command=9, max_actions=48, dtype=None, **kwargs
+        self,
+        cell,
+        vocabulary_size,
+        units=64,
+        dropout=0.1,
+        max_command=9,
+        max_actions=48,
+        dtype=None,
+        **kwargs,
     ):
         arguments = {
             "vocabulary_size": vocabulary_size,
@@ -78,7 +86,9 @@ class SequenceToSequence(keras.Model):
         self.max_command, self.max_actions = max_command, max_actions
 
         def recurrent(name, **options):
-            return CELLS[cell](units, return_sequences=True, return_state=True, dtype=policy, name=name, **options)
+            return CELLS[cell](
+                units, return_sequences=True, return_state=True, dtype=policy, name=name, **options
+            )
 
         states = 2 if cell == "lstm" else 1
         self.embedding = layers.Embedding(vocabulary_size, units, dtype=policy, name="embedding")
@@ -105,12 +115,8 @@ class SequenceToSequence(keras.Model):
             bridge.build((None, 2 * self.units))
 
     def call(self, inputs, training=None):
-        commands, actions = inputs["commands"], inputs["actions"]
-        self._check_length("actions", actions.shape, self.max_actions + 1)
-        memory, states = self.encode(commands, training)
-        read = self.embedding_dropout(self.embedding(actions), training=training)
-        steps, *_ = self.decoder(read, initial_state=list(states))
-        return self._attend(steps, memory)
+        memory, states = self.encode(inputs["commands"], training)
+        return self.decode(inputs["actions"], states, memory, training)
 
     def encode(self, commands, training=None):
         """What the decoder needs to know of commands.
@@ -133,6 +139,22 @@ class SequenceToSequence(keras.Model):
         states = tuple(bridge(ops.concatenate(pair, axis=-1)) for bridge, *pair in pairs)
         bias = ops.where(mask, 0.0, -1e9)
         return {"values": values, "bias": ops.cast(bias, "float32")}, states
+
+    def decode(self, actions, states, memory, training=None):
+        """The logits of all steps of known actions.
+
+        Args:
+            actions: integer tokens `(batch, steps)`, that begin with the start.
+            states, memory: of `encode`.
+            training: whether embeddings are dropped out.
+
+        Returns:
+            float32 `(batch, steps, vocabulary_size)`.
+        """
+        self._check_length("actions", actions.shape, self.max_actions + 1)
+        read = self.embedding_dropout(self.embedding(actions), training=training)
+        steps, *_ = self.decoder(read, initial_state=list(states))
+        return self._attend(steps, memory)
 
     def step(self, tokens, states, memory):
         """One step of the decoder.
