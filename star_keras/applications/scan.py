@@ -8,6 +8,8 @@
 ['...', '...']
 """
 
+import itertools
+
 import keras
 import numpy as np
 
@@ -88,7 +90,8 @@ class Batches(keras.utils.PyDataset):
     Example:
 
     >>> from star_keras.data import Sentences
-    >>> batches = Batches(Sentences(["jump", "walk twice"], ["I_JUMP", "I_WALK I_WALK"]), batch_size=2, seed=0)
+    >>> sentences = Sentences(["jump", "walk twice"], ["I_JUMP", "I_WALK I_WALK"])
+    >>> batches = Batches(sentences, batch_size=2, seed=0)
     >>> inputs, targets = batches[0]
     >>> inputs["commands"].shape, inputs["actions"].shape, targets.shape
     ((2, 9), (2, 12), (2, 12))
@@ -104,7 +107,7 @@ class Batches(keras.utils.PyDataset):
         ends = np.count_nonzero(self.tokens, axis=1) - 1
         self._groups = [
             (length, np.flatnonzero((ends <= length) & (ends > shorter)))
-            for shorter, length in zip((0, *lengths), lengths)
+            for shorter, length in itertools.pairwise((0, *lengths))
         ]
         self._draw()
 
@@ -156,8 +159,8 @@ class Translator:
         self.max_command = inner.max_command
         if vocabulary.size != inner.vocabulary_size:
             raise ValueError(
-                f"`vocabulary` must have the model's {inner.vocabulary_size} tokens. Received: {vocabulary!r} "
-                f"with {vocabulary.size} tokens"
+                f"`vocabulary` must have the model's {inner.vocabulary_size} tokens. "
+                f"Received: {vocabulary!r} with {vocabulary.size} tokens"
             )
 
     def __call__(self, commands, batch_size=256):

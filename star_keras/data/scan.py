@@ -116,7 +116,8 @@ class Vocabulary:
         tokens = np.asarray(tokens)
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.size:
             raise ValueError(
-                f"Tokens must lie in 0 .. {self.size - 1}. Received: tokens from {tokens.min()} to {tokens.max()}"
+                f"Tokens must lie in 0 .. {self.size - 1}. Received: tokens from {tokens.min()} "
+                f"to {tokens.max()}"
             )
         return [" ".join(self._words(row.tolist())) for row in tokens]
 

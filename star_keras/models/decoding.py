@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from star_keras.backend import sequential_loop
 from star_keras.data.scan import END, PADDING, START
 from star_keras.groups import VocabularyCycle
 from star_keras.layers import orbits
@@ -67,8 +68,8 @@ class GreedyDecoder(keras.Model):
         """One action at a time that all members agree on, each reading it in its own words."""
         orbit = self._orbit
 
-        def step(carry, _):
-            tokens, states, done = carry
+        def step(position, carry):
+            tokens, states, done, said = carry
             logits, states = orbit.model.step(tokens, states, memory)
             members = orbit.bring_back(ops.log_softmax(logits, axis=-1))
             scores = ops.max(members, axis=-1) if orbit.weighting == "argmin" else learned
@@ -76,27 +77,29 @@ class GreedyDecoder(keras.Model):
             average.add(scores, members)
             chosen = ops.where(done, PADDING, _likeliest(average.result()))
             done = ops.logical_or(done, ops.equal(chosen, END))
-            return (orbit.orbit(chosen), states, done), chosen
+            return orbit.orbit(chosen), states, done, self._write(said, position, chosen)
 
-        _, chosen = ops.scan(step, (starts, states, done), length=self._steps)
-        return ops.transpose(chosen)
+        carry = (starts, states, done, self._empty(done, "int32"))
+        return sequential_loop(self._steps, step, carry)[-1]
 
     def _decode_apart(self, starts, states, memory, learned):
         """A sentence of each member by itself, which meet afterwards."""
         orbit = self._orbit
 
-        def step(carry, _):
-            tokens, states = carry
+        def step(position, carry):
+            tokens, states, said, logs = carry
             logits, states = orbit.model.step(tokens, states, memory)
-            logs = ops.log_softmax(logits, axis=-1)
-            tokens = _likeliest(logs)
-            return (tokens, states), (tokens, logs)
+            now = ops.log_softmax(logits, axis=-1)
+            tokens = _likeliest(now)
+            return tokens, states, self._write(said, position, tokens), self._write(logs, position, now)
 
-        _, (tokens, logs) = ops.scan(step, (starts, states), length=self._steps)
-        ends = ops.cast(ops.equal(ops.transpose(tokens), END), "int32")
+        logs = self._empty(starts, "float32", orbit.model.vocabulary_size)
+        carry = (starts, states, self._empty(starts, "int32"), logs)
+        _, _, tokens, logs = sequential_loop(self._steps, step, carry)
+        ends = ops.cast(ops.equal(tokens, END), "int32")
         said = ops.cast(ops.equal(ops.cumsum(ends, axis=1) - ends, 0), "float32")
         said = ops.reshape(said, (orbit.group.order, -1, self._steps))
-        members = orbit.bring_back(ops.transpose(logs, (1, 0, 2)))
+        members = orbit.bring_back(logs)
         weights = self._sentence_weights(members, said, learned)
         weights = ops.expand_dims(ops.transpose(weights), -1) * said
         chosen = _likeliest(ops.sum(ops.expand_dims(weights, -1) * members, axis=0))
@@ -113,6 +116,14 @@ class GreedyDecoder(keras.Model):
         if orbit.weighting == "argmin":
             scores = mean_over_steps(ops.max(members, axis=-1), said)
         return orbits.orbit_weights(scores, orbit.weighting, orbit.ties)
+
+    def _empty(self, like, dtype, *sides):
+        """Zeros `(batch, steps, ...)`, to be written step by step."""
+        return ops.zeros((ops.shape(like)[0], self._steps, *sides), dtype)
+
+    def _write(self, buffer, position, values):
+        here = ops.reshape(ops.equal(ops.arange(self._steps), position), (1, -1) + (1,) * (len(values.shape) - 1))
+        return ops.where(here, ops.expand_dims(values, 1), buffer)
 
     def get_config(self):
         return {

@@ -30,7 +30,7 @@ class EquivariantSequenceToSequence(keras.Model):
     | `weighting` | `w_g` | known as |
     |---|---|---|
     | "mean" | 1 / order | equitune |
-    | "argmin" | 1 for the g whose model is surest, by the log-probability of its best action, else 0 | equizero |
+    | "argmin" | 1 for the g that is surest, by the log-probability of its best action, else 0 | equizero |
     | "lambda" | softmax over g of a learned score of the encoder's state for `g x` | lambda-equitune |
 
     `combine` says when members of the orbit meet:
@@ -111,6 +111,7 @@ class EquivariantSequenceToSequence(keras.Model):
         self.hidden_units = tuple(hidden_units)
         self.ties = ties
         self.gradient = gradient
+        self._ids = group.ids
         self.score = None
         if weighting == "lambda":
             hidden = [layers.Dense(units, "relu", dtype="float32") for units in hidden_units]
@@ -132,7 +133,7 @@ class EquivariantSequenceToSequence(keras.Model):
 
     def orbit(self, tokens):
         """Tokens `(batch, ...)` moved by every element, `(order * batch, ...)`, element after element."""
-        moved = self.group.ids.orbit(ops.cast(tokens, "int32"))
+        moved = self._ids.orbit(ops.cast(tokens, "int32"))
         return ops.reshape(moved, (-1, *ops.shape(tokens)[1:]))
 
     def bring_back(self, outputs):
