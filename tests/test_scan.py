@@ -101,7 +101,8 @@ def test_actions_outside_the_vocabulary_or_the_limit_are_refused():
 
 
 @pytest.mark.parametrize(
-    "task,words,counts", [("add_jump", "jump", (14670, 7706)), ("around_right", "around right", (15225, 4476))]
+    "task,words,counts",
+    [("add_jump", "jump", (14670, 7706)), ("around_right", "around right", (15225, 4476))],
 )
 def test_splits_are_those_of_the_papers(task, words, counts, data_folder):
     train, test = (sk.data.load_scan(task, split) for split in ("train", "test"))
@@ -368,7 +369,9 @@ def test_groups_exchange_the_words_of_commands_and_actions_alike():
     assert WORDS.decode(group.ids.act(1, WORDS.encode_commands(["walk around right and run left"], 9))) == [
         "walk around left and run right"
     ]
-    assert WORDS.decode(group.ids.act(1, WORDS.encode_actions(["I_TURN_RIGHT I_RUN"], 2))) == ["I_TURN_LEFT I_RUN"]
+    assert WORDS.decode(group.ids.act(1, WORDS.encode_actions(["I_TURN_RIGHT I_RUN"], 2))) == [
+        "I_TURN_LEFT I_RUN"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -503,7 +506,10 @@ def test_the_gradient_of_equizero_is_that_which_was_asked_for():
         model.train_on_batch(INPUTS, ACTIONS[:, 1:])
         return model.model.logits.bias.numpy()
 
-    steps = {gradient: trained(weighting="argmin", gradient=gradient) for gradient in ("equitune", "identity", "selected")}
+    steps = {
+        gradient: trained(weighting="argmin", gradient=gradient)
+        for gradient in ("equitune", "identity", "selected")
+    }
     assert all(np.isfinite(step).all() for step in steps.values())
     assert not np.allclose(steps["equitune"], steps["identity"], atol=1e-4)
     assert not np.allclose(steps["equitune"], steps["selected"], atol=1e-4)

@@ -122,7 +122,9 @@ class GreedyDecoder(keras.Model):
         return ops.zeros((ops.shape(like)[0], self._steps, *sides), dtype)
 
     def _write(self, buffer, position, values):
-        here = ops.reshape(ops.equal(ops.arange(self._steps), position), (1, -1) + (1,) * (len(values.shape) - 1))
+        here = ops.reshape(
+            ops.equal(ops.arange(self._steps), position), (1, -1) + (1,) * (len(values.shape) - 1)
+        )
         return ops.where(here, ops.expand_dims(values, 1), buffer)
 
     def get_config(self):
