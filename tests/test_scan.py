@@ -28,15 +28,20 @@ COMMANDS = WORDS.encode_commands(
 ACTIONS = WORDS.encode_actions(
     ["I_JUMP I_JUMP", "I_TURN_LEFT I_RUN I_JUMP", "I_WALK", "I_LOOK I_LOOK I_LOOK I_TURN_LEFT", "I_RUN"], 6
 )
+END_BIAS = -0.5
 INPUTS = {"commands": COMMANDS, "actions": ACTIONS[:, :-1]}
 
 
 def random_model(cell="gru", scale=0.7, **options):
-    """A model whose answers differ from word to word and end before long."""
+    """A model whose answers differ from word to word, some of which end before long."""
     model = sk.models.create(f"{cell}_seq2seq", vocabulary_size=WORDS.size, units=6, **options)
     rng = np.random.default_rng(1)
     for variable in model.variables:
         variable.assign(rng.normal(0, scale, variable.shape))
+    bias = array(model.logits.bias).copy()
+    bias[:2] -= 10  # nobody learns to say padding or start
+    bias[2] = END_BIAS
+    model.logits.bias.assign(bias)
     return model
 
 
@@ -231,12 +236,11 @@ def test_outputs_follow_the_group(order, weighting, combine):
     assert not np.allclose(outputs, log_softmax(array(model.model(INPUTS))), atol=1e-2)
 
 
-@pytest.mark.parametrize("order", ORDERS)
 @METHODS
-def test_what_is_said_follows_the_group(order, weighting, combine):
-    decoder = GreedyDecoder(equivariant(order, weighting, combine), max_actions=7)
+def test_what_is_said_follows_the_group(weighting, combine):
+    decoder = GreedyDecoder(equivariant(4, weighting, combine), max_actions=3)
     group, said = decoder.model.group, array(decoder(COMMANDS))
-    for element in range(1, order):
+    for element in (1, 2):
         moved = array(decoder(array(group.ids.act(element, COMMANDS))))
         np.testing.assert_array_equal(moved, array(group.ids.act(element, said)))
     assert len(np.unique(said, axis=0)) > 1
@@ -249,7 +253,7 @@ def test_order_one_is_the_model_itself(cell):
         for weighting in ("mean", "argmin"):
             one = EquivariantSequenceToSequence(model, alone, weighting, combine)
             np.testing.assert_allclose(array(one(INPUTS)), log_softmax(array(model(INPUTS))), atol=1e-5)
-            said = [array(GreedyDecoder(either, max_actions=5)(COMMANDS)) for either in (one, model)]
+            said = [array(GreedyDecoder(either, max_actions=3)(COMMANDS)) for either in (one, model)]
             np.testing.assert_array_equal(*said)
 
 
@@ -297,7 +301,7 @@ def learned_weights(model):
 
 @METHODS
 def test_what_is_said_is_what_a_loop_over_tokens_says(weighting, combine):
-    model, limit = equivariant(4, weighting, combine), 6
+    model, limit = equivariant(4, weighting, combine), 4
     said = array(GreedyDecoder(model, max_actions=limit)(COMMANDS))
     lengths = set()
     for row in range(len(COMMANDS)):

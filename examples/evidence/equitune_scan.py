@@ -4,13 +4,13 @@ Paper      Basu and others, Efficient Equivariant Transfer Learning (NeurIPS 202
 Data       scan.zip in the folder STAR_KERAS_DATA
 Command    KERAS_BACKEND=jax python examples/evidence/equitune_scan.py [--minutes 60]
 
-Encoder-decoders (64 units) learn nine tenths of the training commands of SCAN's tasks add_jump and
-around_right, 20 epochs. Then each is wrapped, zero-shot or fine-tuned for one epoch, and says the actions of 1,000
-test commands drawn by seed 0, none of whose kind it has seen. The members of an orbit meet after every action ("step")
-or after whole sentences ("sentence", as in the paper's code); the group has order 2, as there, or for add_jump
-also 4, all verbs with actions of their own. Nothing is chosen on test commands; rates and epochs are the same
-for all methods. Trained models are kept in `--folder`. Every run is a line of results/equitune_scan.jsonl;
-the same command goes on where it stopped and prints the tables of what is there.
+Encoder-decoders of 64 units learn nine tenths of the training commands of SCAN's tasks add_jump and
+around_right for 20 epochs. Wrapped, zero-shot or fine-tuned for one epoch more, each says the actions of
+1,000 test commands drawn by seed 0, of a kind that it has not seen. Members of an orbit meet after every
+action ("step") or after whole sentences ("sentence", as in the paper's code); the group has order 2, as
+there, or for add_jump also 4, all verbs with actions of their own. Nothing is chosen on test commands:
+rates and epochs are the same for all methods. Trained models are kept in `--folder`. Every run is a line of
+results/equitune_scan.jsonl; the same command goes on where it stopped and prints the tables of what is there.
 """
 
 import functools
