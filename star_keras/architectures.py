@@ -6,19 +6,21 @@ import keras
 
 from star_keras.augmentation import star_views
 from star_keras.exceptions import ConfigError
-from star_keras.groups import VocabularyCycle
+from star_keras.groups import Linear, Permutation, VocabularyCycle
 from star_keras.layers import EquivariantPredictor, RoutedExperts
 from star_keras.models import config as checks
-from star_keras.models import create, registry
+from star_keras.models import create, dual_encoder, registry
 from star_keras.models.equivariant_sequence import OPTIONS as ORBIT_OPTIONS
 from star_keras.models.equivariant_sequence import EquivariantSequenceToSequence
 from star_keras.models.lambda_equitune import LambdaEquiTune
+from star_keras.models.q_network import EquiTuneQNetwork, QNetwork
 from star_keras.training import STARPretraining
 
 MAX_WEIGHTS = 2**28
 TASKS = ("invariant", "equivariant")
 _WIDTH = checks.integer(1, 65_536)
 _WIDTHS = checks.sequence(_WIDTH, 0, 16)
+_ROW = checks.sequence(checks.number(-1e6, 1e6), 1, 64)
 _COLUMNS = checks.optional(checks.sequence(checks.number(-1e9, 1e9), 11, 11))
 _PROJECTOR = {
     "units": _WIDTH,
@@ -117,6 +119,33 @@ def describe_lambda_equitune(model):
     }
 
 
+def build_equitune_q_network(network, states, actions, dtype=None, name=None, **options):
+    """An `EquiTuneQNetwork`, from plain data."""
+    _check_size({"units": 1, "hidden_units": options.get("score_units", ())}, 1)
+    network = dict(network)
+    network = create(network.pop("architecture"), dtype=dtype, **network)
+    try:
+        return EquiTuneQNetwork(network, Linear(states), Permutation(actions), name=name, **options)
+    except ValueError as error:
+        raise ConfigError(f"`states` and `actions` must be groups that fit the network: {error}") from None
+
+
+def describe_equitune_q_network(model):
+    """The configuration with which `build_equitune_q_network` makes the model again, or None."""
+    if not (isinstance(model, EquiTuneQNetwork) and isinstance(model.network, QNetwork)):
+        return None
+    if not (type(model.states) is Linear and type(model.actions) is Permutation) or model.states.center:
+        return None
+    architecture, config = registry.describe(model.network)
+    return {
+        "network": {"architecture": architecture, **config},
+        "states": model.states.matrices,
+        "actions": model.actions.permutations,
+        "weighting": model.weighting,
+        "score_units": list(model.score_units),
+    }
+
+
 def build_equivariant_seq2seq(model, rings, dtype=None, name=None, **options):
     """A built `EquivariantSequenceToSequence` with a `VocabularyCycle`, from plain data."""
     model = dict(model)
@@ -177,6 +206,28 @@ registry.register(
     required=("backbone", "num_classes"),
 )
 registry.register(
+    "dual_encoder",
+    dual_encoder.build,
+    dual_encoder.describe,
+    dual_encoder.OPTIONS,
+    required=("backbone", "vocabulary"),
+    backbone="backbone",
+)
+registry.register(
+    "equitune_q_network",
+    build_equitune_q_network,
+    describe_equitune_q_network,
+    {
+        "network": registry.nested,
+        "states": checks.sequence(checks.sequence(_ROW, 1, 64), 1, 64),
+        "actions": checks.sequence(checks.sequence(checks.integer(0, 65_535), 1, 65_536), 1, 64),
+        "weighting": checks.choice("mean", "argmin", "lambda"),
+        "score_units": _WIDTHS,
+    },
+    required=("network", "states", "actions"),
+    whole=True,
+)
+registry.register(
     "equivariant_seq2seq",
     build_equivariant_seq2seq,
     describe_equivariant_seq2seq,
@@ -186,5 +237,5 @@ registry.register(
         **ORBIT_OPTIONS,
     },
     required=("model", "rings"),
-    part="translator",
+    whole=True,
 )

@@ -98,6 +98,11 @@ def sequential_loop(steps, body, state):
     )[1]
 
 
+def steps_per_execution(steps):
+    """How many steps of `fit` are compiled into one call where so many are wanted: on PyTorch, one."""
+    return 1 if keras.backend.backend() == "torch" else steps
+
+
 def fused_batch_norm(inputs, scale, offset, epsilon):
     """Normalises a batch over all axes but the last in one kernel.
 

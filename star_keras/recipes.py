@@ -38,7 +38,7 @@ def command_line(run, arguments=None, **defaults):
     (2, True)
     """
     parser = argparse.ArgumentParser(
-        description=inspect.getmodule(run).__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=run.__globals__["__doc__"], formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name, parameter in inspect.signature(run).parameters.items():
         flag, default = "--" + name.replace("_", "-"), defaults.get(name, parameter.default)

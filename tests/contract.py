@@ -22,7 +22,8 @@ class Case:
     Attributes:
         path: name below `star_keras`, such as `"layers.Projector"`.
         arguments: what the user passes, a dict or a function that makes one.
-        inputs: functions of a NumPy generator, one for each positional argument of the call.
+        inputs: functions of a NumPy generator, one for each positional argument of the call; each makes
+            an array or, for a model, a dict of arrays.
         name: name of the case, where a class has several.
         call: `(object, *inputs) -> tensors`, where it is not the object's own call. Such an object is
             not put into a functional model.
@@ -67,6 +68,10 @@ class Case:
         """The inputs, the same in every process."""
         return [make(np.random.default_rng(index)) for index, make in enumerate(self.inputs)]
 
+    def shapes(self):
+        """The shapes of the inputs; a structure of them where an input is one."""
+        return [keras.tree.map_structure(lambda array: array.shape, inputs) for inputs in self.arrays()]
+
     def labels(self):
         return None if self.targets is None else self.targets(np.random.default_rng(99))
 
@@ -86,7 +91,7 @@ class Case:
         instance = self.make() if instance is None else instance
         if self.kind == "model":
             if not instance.built:
-                instance.build(*(array.shape for array in self.arrays()))
+                instance.build(*self.shapes())
             return instance
         inputs = [keras.Input(array.shape[1:], dtype=str(array.dtype)) for array in self.arrays()]
         return keras.Model(inputs if len(inputs) > 1 else inputs[0], instance(*inputs))
@@ -334,6 +339,66 @@ case(
     dict(num_classes=3, num_experts=2, input_shape=(14, 14, 3), code_units=6, hidden_units=[5]),
     [images(4, 14, 14, 3)],
 )
+
+case("models.GPT", dict(vocabulary_size=7, max_length=6, units=8, num_heads=2), [integers(4, 5, high=7)])
+
+
+def fair_text(**options):
+    """A small language model and a group of order 3 that moves its vocabulary."""
+    model = importlib.import_module("star_keras.models").GPT(vocabulary_size=7, units=8, num_heads=2)
+    group = importlib.import_module("star_keras.groups").VocabularyCycle([[1, 3, 2], [4, 6, 0]], size=7)
+    return dict(model=model, group=group, **options)
+
+
+case("applications.language.EquiLM", fair_text, [integers(4, 5, high=7)])
+case(
+    "applications.language.EquiLM",
+    lambda: fair_text(general_ids=[5]),
+    [integers(4, 5, high=7)],
+    name="relaxed",
+)
+
+
+def pairs(rng):
+    """Four images with the ids of three words."""
+    return {"images": images(4, 8, 8, 3)(rng), "token_ids": integers(4, 3, high=5)(rng)}
+
+
+case(
+    "models.DualEncoder",
+    lambda: dict(backbone=backbone(), vocabulary=["a", "of", "photo", "church"], embedding_units=6),
+    [pairs],
+    targets=integers(4, high=3),
+    compile={"loss": None},
+)
+case(
+    "applications.zero_shot.ZeroShotClassifier",
+    lambda: dict(image_encoder=backbone(), class_names=["church", "golf ball"], logit_scale=20.0),
+    [images(4, 8, 8, 3)],
+)
+
+case("models.QNetwork", dict(state_size=4, num_actions=3, hidden_units=[6, 5]), [floats(5, 4)])
+
+
+def symmetric(weighting):
+    """A small Q-network and the quarter turns of a task with four moves."""
+
+    def arguments():
+        groups = importlib.import_module("star_keras.groups")
+        turn = np.kron(np.eye(2), [[0, -1], [1, 0]])
+        return dict(
+            network=importlib.import_module("star_keras.models").QNetwork(4, 4, hidden_units=[6]),
+            states=groups.Linear([np.linalg.matrix_power(turn, k) for k in range(4)]),
+            actions=groups.Permutation([np.roll(np.arange(4), -k) for k in range(4)]),
+            weighting=weighting,
+            score_units=[5],
+        )
+
+    return arguments
+
+
+for weighting in ("mean", "argmin", "lambda"):
+    case("models.EquiTuneQNetwork", symmetric(weighting), [floats(5, 4)], name=weighting)
 
 # --- training -------------------------------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 
 import json
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -56,6 +58,14 @@ def test_flags_are_the_arguments_of_the_recipe():
     )
 
 
+def test_one_recipe_varies_the_defaults_of_another_and_flags_win():
+    def run(epochs=30, weight=1.0, smoke=False):
+        return epochs, weight, smoke
+
+    assert recipes.command_line(run, [], epochs=12, weight=0.0) == (12, 0.0, False)
+    assert recipes.command_line(run, ["--weight", "2", "--smoke"], epochs=12) == (12, 2.0, True)
+
+
 def test_a_wrong_flag_is_refused_before_anything_runs():
     with pytest.raises(SystemExit) as stopped:
         recipes.command_line(lambda epochs=3: pytest.fail("ran"), ["--epochs", "many"])
@@ -99,6 +109,35 @@ def test_report_of_the_zoo_goes_on_after_control_c(photos, capsys, monkeypatch):
     assert main(["evaluate", *command[1:-1], "numbers.json"]) == 0
     assert "Linear probe" in capsys.readouterr().out
     assert json.loads((photos / "numbers.json").read_text())["table"] == content["table"]
+
+
+@pytest.mark.slow
+def test_a_process_that_is_sent_control_c_says_so_and_the_next_one_goes_on(photos):
+    command = [
+        sys.executable,
+        "-m",
+        "star_keras",
+        "evaluate",
+        "star-resnet20",
+        "--data",
+        "./photos.npz",
+        *QUICK,
+    ]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_control_c)
+    until = time.monotonic() + 200
+    while not list(photos.glob("kept/*.json")) and time.monotonic() < until:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, error = running.communicate(timeout=100)
+    assert running.returncode == 130 and "Traceback" not in error
+    assert "interrupted; the same command goes on where it stopped" in error
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0 and "are in kept already" in again.stderr and "Linear probe" in again.stdout
+
+
+def hear_control_c():
+    """Undoes what shells do to processes in the background: these are deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_a_folder_of_a_model_is_measured_on_a_folder_of_images(photos, capsys):

@@ -97,7 +97,7 @@ def test_serialised_and_deserialised_it_is_the_same(case):
 @cases("layer", "model")
 def test_symbolic_and_eager_shapes_and_types_agree(case):
     instance, arrays = case.make(), case.arrays()
-    symbols = [keras.KerasTensor(array.shape, dtype=str(array.dtype)) for array in arrays]
+    symbols = keras.tree.map_structure(lambda a: keras.KerasTensor(a.shape, dtype=str(a.dtype)), arrays)
     promised = instance.compute_output_spec(*symbols)
     outputs = case.run(instance, *arrays)
     assert shapes(promised) == shapes(outputs)
@@ -108,7 +108,7 @@ def test_symbolic_and_eager_shapes_and_types_agree(case):
 @cases("layer", "model")
 def test_weights_exist_after_build_alone(case):
     built, called = case.make(), case.make()
-    built.build(*(array.shape for array in case.arrays()))
+    built.build(*case.shapes())
     called(*case.arrays())
     assert [tuple(v.shape) for v in built.variables] == [tuple(v.shape) for v in called.variables]
 
@@ -117,13 +117,13 @@ def test_weights_exist_after_build_alone(case):
 def test_batch_size_may_be_unknown_until_the_call(case):
     tf = pytest.importorskip("tensorflow")
     model, arrays = case.model(), case.arrays()
-    signature = [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in arrays]
+    signature = keras.tree.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), arrays)
 
     @tf.function(input_signature=signature)
     def infer(*inputs):
         return model(inputs if len(inputs) > 1 else inputs[0], training=False)
 
-    whole, part = flat(infer(*arrays)), flat(infer(*(array[:3] for array in arrays)))
+    whole, part = flat(infer(*arrays)), flat(infer(*keras.tree.map_structure(lambda a: a[:3], arrays)))
     for all_rows, some_rows in zip(whole, part, strict=True):
         np.testing.assert_allclose(some_rows, all_rows[:3], rtol=1e-5, atol=1e-5)
 

@@ -239,6 +239,19 @@ def test_to_rgb_repeats_grey_and_centres_on_black():
         data.to_rgb(grey[0], 32)
 
 
+def test_texts_are_read_by_path_and_by_name(tmp_path, monkeypatch):
+    (tmp_path / "story.txt").write_text("Naïve\n", encoding="utf-8")
+    (tmp_path / "broken.txt").write_bytes(b"\xff")
+    monkeypatch.delenv("STAR_KERAS_DATA", raising=False)
+    assert data.load_text(tmp_path / "story.txt") == "Naïve\n"
+    with pytest.raises(ValueError, match="not set.*name='story'"):
+        data.load_text("story")
+    monkeypatch.setenv("STAR_KERAS_DATA", str(tmp_path))
+    assert data.load_text("story") == "Naïve\n"
+    with pytest.raises(ValueError, match="UTF-8. Received: .*broken.txt"):
+        data.load_text("broken")
+
+
 @pytest.mark.parametrize("name", [None, 7, b"mnist"])
 def test_names_that_are_no_names_are_refused(name):
     with pytest.raises(TypeError, match="Received"):

@@ -16,7 +16,10 @@ EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
     [
         ("pretrain_star", ["--count", "128", "--epochs", "2", "--folder", "run"]),
         ("rotation_proof_classifier", ["--smoke"]),
+        ("zero_shot_any_side", ["--smoke"]),
         ("moe_without_collapse", ["--smoke"]),
+        ("fair_text", ["--smoke"]),
+        ("symmetric_control", ["--smoke"]),
     ],
 )
 def test_an_example_runs_and_draws_its_picture(name, arguments, tmp_path):
@@ -37,6 +40,9 @@ def test_evidence_is_gathered_goes_on_and_is_compared(tmp_path):
     rows = (tmp_path / "moe_collapse_fashion_mnist.jsonl").read_text().splitlines()
     assert len(rows) == len(set(rows)) == 3 + 2 * 4
     assert first.stdout.count(" s\n") == len(rows) and " s\n" not in again.stdout
+    for picture in ("runs", "experts"):
+        content = (tmp_path / f"moe_collapse_fashion_mnist_{picture}.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
     assert "| experts on pixels |" in again.stdout and "accuracy: snnl - baseline" in again.stdout
 
 
@@ -65,3 +71,55 @@ def test_evidence_on_equitune_goes_on_and_judges_each_ordering(tmp_path):
                 if (other["method"], other["stage"], other["seed"]) == ("equitune", "zero-shot", row["seed"])
             )
             assert row["uniform_weights"] == mean
+
+
+@pytest.mark.slow
+def test_evidence_on_fair_text_is_fair_to_the_last_bits_and_is_judged(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "evidence" / "equitune_language.py"), "--smoke"]
+    printed = subprocess.run(
+        [*command, "--results", "."], capture_output=True, text=True, cwd=tmp_path, check=True
+    ).stdout
+    rows = [json.loads(line) for line in (tmp_path / "equitune_language.jsonl").read_text().splitlines()]
+    assert len(rows) == printed.count(" s\n") == 2 * 2 * 4
+    for row in rows:
+        assert len(row["sentiment"]) == {"ranks": 3, "genders": 2}[row["group"]]
+        assert (row["method"] == "equi") == (row.get("greatest_variation", 1) < 1e-5)
+    assert printed.count("| EquizeroLM | – |") == 2
+    assert printed.count("gap of EquiLM below that of the model alone: ") == 2
+
+
+@pytest.mark.slow
+def test_evidence_on_zero_shot_classifiers_goes_on_and_judges_each_ordering(tmp_path):
+    script = EXAMPLES / "evidence" / "equitune_zero_shot.py"
+    command = [sys.executable, str(script), "--smoke", "--results", ".", "--folder", "encoders"]
+    started, first, again = (
+        subprocess.run([*command, *more], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+        for more in (["--minutes", "0.0001"], [], [])
+    )
+    rows = [json.loads(line) for line in (tmp_path / "equitune_zero_shot.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 + 1 + 2 * 6 + 5 + 2 * 5
+    assert started.count(" s\n") + first.count(" s\n") == len(rows) and " s\n" not in again
+    assert "| λ-equitune, two stages | – |" in again
+    assert again.count("equitune above classifier alone: ") == 2
+    assert again.count("λ-equitune, joint above equizero: ") == 1
+    wrapped = [row for row in rows if row["method"] != "pretrained"]
+    assert max(row["invariance_error"] for row in wrapped) < 1e-4
+
+
+@pytest.mark.slow
+def test_evidence_on_control_goes_on_and_judges_each_ordering(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "evidence" / "equitune_control.py"), "--smoke"]
+    first, again = (
+        subprocess.run(
+            [*command, "--results", "."], capture_output=True, text=True, cwd=tmp_path, check=True
+        ).stdout
+        for _ in range(2)
+    )
+    rows = [json.loads(line) for line in (tmp_path / "equitune_control.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 2
+    assert first.count(" s\n") == len(rows) and " s\n" not in again
+    assert "| λ-equitune |" in again and "(shortest ways: -" in again
+    assert again.count("equitune above network alone: ") == 2 * 2
+    for row in rows:
+        assert max(row["equivariance_error"].values()) < 1e-5
+        assert set(row["zero_shot"]) == set(row["fine_tuned"]) == {"pretrained", "mean", "argmin", "lambda"}

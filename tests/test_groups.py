@@ -35,6 +35,7 @@ GROUPS = {
     groups.VocabularyCycle([[1, 3, 2], [4, 6, 0]], size=8, axis=-2): (8, 2),
     groups.Linear(D4_MATRICES): (3, 2),
     groups.Linear(D4_MATRICES, axis=-2): (2, 3),
+    groups.Linear(D4_MATRICES, center=[0.5, -2.0]): (3, 2),
     groups.Product(groups.Flip("width"), groups.Flip("height")): (3, 4, 2),
     groups.Product(groups.Cyclic(2), groups.Permutation(S3)): (3, 4, 3),
     groups.Joint(groups.Cyclic(4), groups.Permutation(SHIFTS)): (5, 5, 4),
@@ -328,6 +329,8 @@ def test_elements_are_whole_numbers_below_the_order(element):
         (lambda: groups.Rotations(4, "cubic"), "Received: interpolation='cubic'"),
         (lambda: groups.Permutation(S3, axis=1), "from the end.*Received: axis=1"),
         (lambda: groups.Linear(D4_MATRICES, axis=0), "from the end.*Received: axis=0"),
+        (lambda: groups.Linear(D4_MATRICES, center=[0.0]), r"2 finite numbers.*Received: center=\[0.0\]"),
+        (lambda: groups.Linear(D4_MATRICES, center=[0, np.nan]), "finite numbers.*nan"),
         (lambda: groups.TokenIds(groups.Cyclic(4)), "Received: Cyclic"),
     ],
 )
@@ -350,3 +353,9 @@ def test_wrong_arguments_are_refused_with_what_was_received(make, message):
 def test_tensors_of_another_size_are_refused(group, shape):
     with pytest.raises(ShapeError, match="Received: shape"):
         group.act(1, np.zeros(shape, "float32"))
+
+
+def test_a_center_stays_and_what_lies_around_it_turns():
+    group = groups.Linear(D4_MATRICES, center=[0.5, -2.0])
+    np.testing.assert_allclose(array(group.act(1, np.array([0.5, -2.0], "float32"))), [0.5, -2.0])
+    np.testing.assert_allclose(array(group.act(1, np.array([1.5, -2.0], "float32"))), [0.5, -1.0])

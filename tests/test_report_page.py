@@ -1,10 +1,15 @@
 """The page of a report: whole in itself, valid, with the numbers of the JSON and nothing else."""
 
 import base64
+import functools
 import html.parser
+import http.server
 import io
 import json
 import re
+import shutil
+import subprocess
+import threading
 
 import numpy as np
 import pytest
@@ -16,6 +21,34 @@ from star_keras.evaluation.table import Row, shown, shown_value
 from star_keras.reports.pictures import thumbnail
 
 CLASSES = ("<b>left</b>", "middle & centre", "right")
+PHONE, DESK = 390, 1280
+# Shows the report in a frame of each width and writes down what a reader meets there.
+VIEWER = """<!doctype html><meta charset="utf-8"><pre id="seen"></pre><script>
+const seen = [];
+async function look(width) {
+  const frame = document.createElement("iframe");
+  frame.style.width = width + "px"; frame.style.height = "800px"; frame.style.border = "0";
+  frame.src = "report.html";
+  document.body.append(frame);
+  await new Promise(loaded => frame.onload = loaded);
+  const page = frame.contentDocument, pictures = [...page.images];
+  seen.push({
+    width: page.documentElement.clientWidth,
+    content: page.documentElement.scrollWidth,
+    height: page.documentElement.scrollHeight,
+    pictures: pictures.length,
+    blank: pictures.filter(picture => picture.naturalWidth === 0).length,
+    smallest: Math.min(...[...page.querySelectorAll("p, td, th, figcaption")]
+      .map(text => parseFloat(frame.contentWindow.getComputedStyle(text).fontSize))),
+    fetched: frame.contentWindow.performance.getEntriesByType("resource")
+      .map(entry => entry.name).filter(name => !name.startsWith("data:")),
+  });
+}
+(async () => {
+  for (const width of WIDTHS) await look(width);
+  document.getElementById("seen").textContent = JSON.stringify(seen);
+})();
+</script>"""
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -147,3 +180,35 @@ def test_numbers_are_shown_in_one_way(value, unit, told):
 def test_thumbnails_of_large_images_are_small():
     data = thumbnail(np.zeros((500, 400, 3), "uint8")).split(",", 1)[1]
     assert max(imread(io.BytesIO(base64.b64decode(data))).shape[:2]) <= 96
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+def test_a_browser_shows_all_of_it_at_the_width_of_a_phone_and_of_a_desk(page, tmp_path):
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    (tmp_path / "viewer.html").write_text(VIEWER.replace("WIDTHS", str([PHONE, DESK])), encoding="utf-8")
+    phone, desk = shown_by_chromium(tmp_path)
+    assert (phone["width"], desk["width"]) == (PHONE, DESK)
+    for seen in (phone, desk):
+        assert seen["content"] <= seen["width"], "the page is to be pushed sideways"
+        assert seen["pictures"] == page.count("<img") > 40 and seen["blank"] == 0
+        assert seen["smallest"] >= 12 and seen["fetched"] == []
+    assert phone["height"] > desk["height"] > 800
+
+
+def shown_by_chromium(folder):
+    """What the viewer of a folder, served by a real server, has written down."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # fmt: off
+        command = [
+            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+            "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
+            f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=60000", "--dump-dom",
+            f"http://127.0.0.1:{server.server_port}/viewer.html",
+        ]
+        # fmt: on
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        server.shutdown()
+    return json.loads(re.search('<pre id="seen">(.*?)</pre>', finished.stdout, re.DOTALL)[1])

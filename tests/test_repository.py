@@ -27,7 +27,7 @@ def test_every_preset_has_a_card_a_recipe_and_results_with_their_curve(name):
     assert (folder / "recipe.py").is_file()
     results = json.loads((folder / "results.json").read_text())
     assert len(results["run"]["history"]["loss"]) == results["run"]["epochs"]
-    measured = {"accuracy", "linear_probe", "nearest_neighbor"} & set(results)
+    measured = {"accuracy", "return", "linear_probe", "nearest_neighbor"} & set(results)
     assert measured
     for name in measured:
         value = results[name]

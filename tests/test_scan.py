@@ -178,7 +178,7 @@ def test_models_are_saved_and_loaded_in_the_layout_of_keras(cell, tmp_path):
     model = random_model(cell)
     sk.models.save(model, tmp_path / "ours")
     again = sk.models.load(tmp_path / "ours")
-    assert sk.models.parts(tmp_path / "ours") == ("translator",)
+    assert sk.models.parts(tmp_path / "ours") == ("model",)
     np.testing.assert_allclose(array(again(INPUTS)), array(model(INPUTS)), atol=1e-6)
     model.save_weights(tmp_path / "keras.weights.h5")
     weights.read(tmp_path / "keras.weights.h5", again)

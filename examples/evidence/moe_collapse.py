@@ -8,8 +8,8 @@ Sizes, optimiser and temperature are our reading of the paper, which could not b
 AdamW 1e-3, batch 256, the least entangled of three taps, cosine distance, annealed temperature. A run has
 6,000 training images and 12 epochs, a method ten seeds. The weight of the loss is chosen on 1,000 other
 training images; test images are for the comparison alone. Every run is a line of
-results/moe_collapse_DATA.jsonl; the same command goes on where it stopped and prints the table once all runs
-are there.
+results/moe_collapse_DATA.jsonl; the same command goes on where it stopped. Once all runs are there it prints
+the table and draws accuracy and routing of all seeds, and how alike the experts of the first seed are.
 """
 
 import os
@@ -32,6 +32,11 @@ METHODS = {
     "baseline": "the same network, weight 0",
     "snnl": "soft nearest neighbour loss and cross entropy together",
     "staged": "the loss alone for 12 epochs, then experts on the frozen extractor for 12",
+    "no_extractor": "experts on pixels",
+}
+DRAWN = {
+    "baseline": "cross entropy alone",
+    "snnl": "with neighbour loss",
     "no_extractor": "experts on pixels",
 }
 # name in the data room: (training set, test set, split of the test set, classes)
@@ -65,18 +70,23 @@ def run(data="fashion_mnist", results=str(RESULTS), minutes=None, smoke=False):
     rows = sk.recipes.sweep(experiment, compared, path, left())
     if len(rows) == len(compared):
         print_table(data, weight, rows)
+        draw(path.with_suffix(""), rows)
     return rows
 
 
 class Experiment:
-    """One data set; called with a run's arguments, it trains a network and measures it."""
+    """One data set; called with a run's arguments, it trains a network and measures it.
 
-    def __init__(self, data, smoke):
+    With an imbalance the last class has so many times fewer training images than the first, the others lie
+    between on a geometric line. `network` and `router_weights` vary `moe_cnn` and its training.
+    """
+
+    def __init__(self, data, smoke, imbalance=1):
         train, test, split, self.classes = DATA[data]
         train, test = sk.data.load(train), sk.data.load(test, split=split)
         count, self.epochs = (200, 1) if smoke else (6000, 12)
         drawn = np.random.default_rng(0).permutation(len(train.labels))
-        self.train = self._images(train, drawn[:count])
+        self.train = self._images(train, long_tailed(drawn[:count], train.labels, self.classes, imbalance))
         self.held_out = {
             "validation": self._images(train, drawn[count : count + count // 6]),
             "test": self._images(test, np.arange(len(test.labels))),
@@ -86,16 +96,19 @@ class Experiment:
     def _images(split, rows):
         return sk.data.to_rgb(split.images[rows]), split.labels[rows]
 
-    def __call__(self, method, weight, seed, split):
+    def __call__(self, method, weight, seed, split, network=None, router_weights=None):
         keras.utils.set_random_seed(seed)
         shape = self.train[0].shape[1:]
         if method == "no_extractor":
             classifier = experts_on_pixels(shape, self.classes)
         else:
-            classifier = sk.models.create("moe_cnn", num_classes=self.classes, input_shape=shape)
+            sizes = {"num_classes": self.classes, "input_shape": shape, **(network or {})}
+            classifier = sk.models.create("moe_cnn", **sizes)
         trained = classifier
         if method in ("baseline", "snnl"):
-            trained = sk.training.SoftNearestNeighborRegularization(classifier, TAPS, weight)
+            trained = sk.training.SoftNearestNeighborRegularization(
+                classifier, TAPS, weight, router_weights=router_weights
+            )
         if method == "staged":
             self._disentangle(classifier, weight)
         monitor = sk.callbacks.RoutingMonitor(*self.held_out[split], every=self.epochs)
@@ -122,6 +135,15 @@ class Experiment:
         model.compile(optimizer(), lambda labels, code: 0.0 * keras.ops.sum(code, axis=-1))
         model.fit(*self.train, batch_size=256, epochs=self.epochs, verbose=0)
         extractor.trainable = False
+
+
+def long_tailed(rows, labels, classes, imbalance):
+    """Those of the rows that are left when class c keeps imbalance ** (-c / (classes - 1)) of its own."""
+    kept = []
+    for label in range(classes):
+        own = rows[labels[rows] == label]
+        kept.extend(own[: max(1, round(len(own) * imbalance ** (-label / (classes - 1))))])
+    return rows[np.isin(rows, kept)]
 
 
 def optimizer():
@@ -170,6 +192,26 @@ def print_table(data, weight, rows):
             f"{name}: snnl - baseline {found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}], "
             f"Wilcoxon p {found.wilcoxon_p:.3f}"
         )
+
+
+def draw(stem, rows):
+    boxes = {
+        label: {
+            DRAWN[method]: [scale * row[key] for row in rows if row["method"] == method] for method in DRAWN
+        }
+        for label, key, scale in (
+            ("test accuracy, %", "accuracy", 100),
+            ("entropy of the gates, nats", "routing_entropy", 1),
+            ("cosine of experts' answers", "expert_output_similarity", 1),
+        )
+    }
+    sk.plots.methods(boxes).savefig(f"{stem}_runs.png", dpi=110)
+    maps = {
+        f"Weights, {DRAWN[row['method']]}": np.array(row["similarity"])
+        for row in rows
+        if row["method"] in ("baseline", "snnl") and row["seed"] == SEEDS[0]
+    }
+    sk.plots.correlations(maps, label="cosine of two experts").savefig(f"{stem}_experts.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What a backbone's features are worth: NumPy in, small result objects out."""
 
 from star_keras.evaluation.baseline import untrained
+from star_keras.evaluation.boxes import AveragePrecision, average_precision
+from star_keras.evaluation.detection import DetectionResult, detection
 from star_keras.evaluation.embeddings import extract_embeddings
 from star_keras.evaluation.episodes import FewShotResult, few_shot
 from star_keras.evaluation.equivariance import EquivarianceResult, equivariance_metrics
@@ -24,7 +26,9 @@ from star_keras.evaluation.spread import effective_rank, embedding_spread
 from star_keras.evaluation.statistics import PairedComparison, holm, paired_comparison
 
 __all__ = [
+    "AveragePrecision",
     "CanonicalCorrelation",
+    "DetectionResult",
     "EquivarianceResult",
     "FewShotResult",
     "LinearProbeResult",
@@ -34,8 +38,10 @@ __all__ = [
     "Report",
     "ReportSettings",
     "RoutingReport",
+    "average_precision",
     "canonical_correlation",
     "centered_kernel_alignment",
+    "detection",
     "effective_rank",
     "embedding_spread",
     "equivariance_metrics",

@@ -13,14 +13,17 @@ TOLERANCE = 1e-5
 class Linear(Group):
     """Matrices acting on the vectors along an axis, `(g x)_i = sum_j matrices[g, i, j] x_j`.
 
+    Around a center, it is the difference from it that they act on: `g x = center + matrices[g] (x - center)`.
+
     Args:
         matrices: `(order, size, size)`; the first is the identity, none repeats, and the product of any
             two is one of them, to 1e-5.
         axis: of length `size`, counted from the end. Defaults to -1.
+        center: `size` numbers, the point that no element moves. Defaults to None, the origin.
 
     Raises:
-        ValueError: if the matrices are no group; the message names the pair. When a tensor that is moved
-            is not of a floating type.
+        ValueError: if the matrices are no group; the message names the pair. If the center is not `size`
+            finite numbers. When a tensor that is moved is not of a floating type.
         ShapeError: when the axis of a tensor is not of length `size`.
 
     Example: the mirror symmetry of a cart with a pole, whose four numbers change sign.
@@ -32,10 +35,12 @@ class Linear(Group):
     Reference: van der Pol et al., "MDP Homomorphic Networks" (NeurIPS 2020).
     """
 
-    def __init__(self, matrices, axis=-1):
+    def __init__(self, matrices, axis=-1, center=None):
         self.matrices = np.asarray(matrices).tolist()
         self.axis = negative_axis("Linear", axis)
         self._arrays = _check_matrices(matrices)
+        self.center = None if center is None else np.asarray(center).tolist()
+        self._shifts = _shifts(self._arrays, center)
         super().__init__(_table_of(self._arrays), {self.axis: self._arrays.shape[1]})
 
     def __repr__(self):
@@ -49,10 +54,12 @@ class Linear(Group):
         accurate = "float64" if kind == "float64" else "float32"
         rows = ops.cast(ops.moveaxis(x, self.axis, -1), accurate)
         moved = ops.matmul(rows, self._arrays[element].T.astype(accurate))
+        if self._shifts is not None:
+            moved = moved + self._shifts[element].astype(accurate)
         return ops.cast(ops.moveaxis(moved, -1, self.axis), kind)
 
     def get_config(self):
-        return {"matrices": self.matrices, "axis": self.axis}
+        return {"matrices": self.matrices, "axis": self.axis, "center": self.center}
 
 
 def _check_matrices(matrices):
@@ -72,6 +79,19 @@ def _check_matrices(matrices):
             f"The first of `matrices` must be the identity. Received: matrix 0 = {arrays[0].tolist()}"
         )
     return arrays
+
+
+def _shifts(arrays, center):
+    """What is added to each product for the center to stay where it is, or None."""
+    if center is None:
+        return None
+    point = np.asarray(center, "float64")
+    if point.shape != arrays.shape[1:2] or not np.isfinite(point).all():
+        raise ValueError(
+            f"`center` must be {arrays.shape[1]} finite numbers, one a side of the matrices. "
+            f"Received: center={center}"
+        )
+    return point - arrays @ point
 
 
 def _table_of(arrays):

@@ -148,6 +148,10 @@ class EquivariantSequenceToSequence(keras.Model):
             return None
         return ops.reshape(self.score(ops.cast(states[0], "float32")), (self.group.order, -1))
 
+    def fixed_inputs(self, count):
+        """Inputs that are the same everywhere, by which a saved model is verified."""
+        return self.model.fixed_inputs(count)
+
     def _scores(self, members, said, states):
         """Scores of members, the greater the better: `(order, batch)`, or one for each step as well."""
         if self.weighting != "argmin":

@@ -81,13 +81,13 @@ def load(name_or_folder, weights=True, num_classes=None, part=None, **overrides)
         num_classes: for transfer, puts a new head with a float32 softmax on the backbone
             (`classifier_activation=None` for logits).
         part: "backbone", from images to features; "classifier" with the head it was trained with;
-            "pretraining", the whole pretraining model: where they were saved. Defaults to None: the
-            backbone, or the classifier of an architecture that has no backbone.
+            "pretraining", the whole pretraining model; "model", one that no head goes on, such as a
+            Q-network: where they were saved. Defaults to None: the first of these that was.
         **overrides: of the configuration, such as `input_shape=(64, 64, 3)`, and `dtype`, `name`,
             `trainable`.
 
     Returns:
-        A built model that takes images `(batch, height, width, 3)`, uint8 or float, in [0, 255].
+        A built model. Image models take `(batch, height, width, 3)`, uint8 or float, in [0, 255].
 
     Raises:
         PresetError: if no preset and no folder has this name.
@@ -140,7 +140,7 @@ def parts(name_or_folder):
         name_or_folder: as in `load`.
 
     Returns:
-        A tuple of "backbone", "classifier" and "pretraining".
+        A tuple of "backbone", "classifier", "pretraining" and "model".
 
     Raises:
         PresetError, IntegrityError, ConfigError: as `load`.

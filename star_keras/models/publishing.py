@@ -60,7 +60,7 @@ def publish(model, name, *, description, task, training_data, license, results, 
 
     to_json(results)  # raises on NaN, before anything is written
     save(model, path.parent, float16=True, overwrite=True)
-    embeddings = embed_fixed_images(load(path.parent, dtype="float32"))
+    embeddings = embed_fixed_inputs(load(path.parent, dtype="float32"))
     architecture, config = registry.describe(model)
     record = {
         "description": description,
@@ -95,7 +95,7 @@ def publish(model, name, *, description, task, training_data, license, results, 
 
 
 def verify(name):
-    """Checks a preset: size and hash of its file, and what its backbone says of eight fixed images.
+    """Checks a preset: size and hash of its file, and what it says of eight fixed inputs.
 
     Args:
         name: of a preset, full or bare.
@@ -107,7 +107,7 @@ def verify(name):
         IntegrityError: if the file or the numbers are not those of the record.
     """
     stored = np.asarray(registry.info(name)["embeddings"], "float32")
-    found = embed_fixed_images(load(name, dtype="float32"))
+    found = embed_fixed_inputs(load(name, dtype="float32"))
     difference = float(np.max(np.abs(found - stored)) / np.max(np.abs(stored)))
     if not difference <= TOLERANCE:
         raise IntegrityError(
@@ -117,10 +117,21 @@ def verify(name):
     return difference
 
 
-def embed_fixed_images(backbone):
-    """The first 16 dimensions of the features of eight fixed images, float32."""
-    features = backbone(fixed_images(backbone.input_shape[1:3], backbone.minimum_size), training=False)
-    return keras.ops.convert_to_numpy(features)[:, :NUM_DIMENSIONS].astype("float32")
+def embed_fixed_inputs(model):
+    """The first 16 dimensions of what a model says of eight fixed inputs, float32: images, states of
+    numbers, or what the model calls its `fixed_inputs`."""
+    outputs = model(_fixed_inputs(model), training=False)
+    outputs = keras.ops.convert_to_numpy(outputs).reshape(NUM_IMAGES, -1)
+    return outputs[:, :NUM_DIMENSIONS].astype("float32")
+
+
+def _fixed_inputs(model):
+    if hasattr(model, "fixed_inputs"):
+        return model.fixed_inputs(NUM_IMAGES)
+    if len(model.input_shape) == 2:
+        states = np.random.default_rng(0).normal(size=(NUM_IMAGES, model.input_shape[1]))
+        return states.astype("float32")
+    return fixed_images(model.input_shape[1:3], model.minimum_size)
 
 
 def fixed_images(size, minimum_size=1):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from star_keras.exceptions import ConfigError, PresetError
 from star_keras.models import config as checks
-from star_keras.models import moe_cnn, resnet, sequence_to_sequence, weights
+from star_keras.models import language_model, moe_cnn, q_network, resnet, sequence_to_sequence, weights
 from star_keras.models.classifier import Classifier
 
 HEAD_OPTIONS = {
@@ -31,11 +31,11 @@ class Architecture:
     options: dict
     required: tuple = ()
     backbone: str | None = None
-    part: str | None = None
+    whole: bool = False
 
     def check(self, config, where=""):
         """The checked configuration, or a `ConfigError`."""
-        wraps_head = self.backbone is self.part is None and "num_classes" not in self.options
+        wraps_head = not (self.backbone or self.whole or "num_classes" in self.options)
         options = {**self.options, **HEAD_OPTIONS} if wraps_head else self.options
         config = checks.validate(config, options, self.required, where)
         if "classifier_activation" in config and config.get("num_classes") is None:
@@ -46,7 +46,7 @@ class Architecture:
 _architectures = {}
 
 
-def register(name, build, describe, options, required=(), backbone=None, part=None):
+def register(name, build, describe, options, required=(), backbone=None, whole=False):
     """Makes an architecture known to `create`, `save` and `load`.
 
     Only registered architectures are ever built from a file, and only with configurations that pass
@@ -61,12 +61,12 @@ def register(name, build, describe, options, required=(), backbone=None, part=No
         required: keys that a configuration must have.
         backbone: for a model around a backbone, the key of the backbone's configuration, which is
             also the model's attribute and its group in a weights file.
-        part: for a model of something else than images, what `load` calls it; it gets no head.
+        whole: whether models are used as they are: no head goes on, and `load` calls them "model".
 
     Raises:
         ValueError: if the name is taken by something else.
     """
-    new = Architecture(build, describe, options, tuple(required), backbone, part)
+    new = Architecture(build, describe, options, tuple(required), backbone, whole)
     if _architectures.setdefault(name, new) != new:
         raise ValueError(f"The architecture names must differ. Received: {name!r}, which is taken.")
 
@@ -93,18 +93,19 @@ def create(architecture_name, /, *, dtype=None, name=None, trainable=True, **con
 
     Args:
         architecture_name: "resnet18", "resnet34", "resnet50", or the narrow "resnet20", "resnet32",
-            "resnet56" of CIFAR; or "moe_cnn", a small classifier that is a mixture of experts; or, from
-            tokens to tokens, "gru_seq2seq", "lstm_seq2seq" and "rnn_seq2seq".
+            "resnet56" of CIFAR; "moe_cnn", a small classifier that is a mixture of experts; "gpt", a
+            language model; "gru_seq2seq", "lstm_seq2seq" or "rnn_seq2seq", from tokens to tokens; or
+            "q_network", the values of actions in a state.
         dtype: a dtype or dtype policy of floating-point numbers. Defaults to the global one.
         name: of the model. Defaults to the architecture's.
         trainable: whether the weights are trained. Defaults to True.
-        **config: of the architecture, such as `input_shape=(32, 32, 3)`; see `ResNet` and `MoECNN`. With
-            `num_classes` the model is a `Classifier` that ends in a float32 softmax, or in logits
-            with `classifier_activation=None`.
+        **config: of the architecture, such as `input_shape=(32, 32, 3)`; see `ResNet`, `MoECNN` and
+            others. With `num_classes` a backbone becomes a `Classifier` that ends in a float32 softmax, or
+            in logits with `classifier_activation=None`.
 
     Returns:
-        A model from images in [0, 255] to features, or to probabilities; see `SequenceToSequence` for
-        tokens.
+        A model from images in [0, 255] to features, or to probabilities; "gpt" from token ids to logits,
+        "q_network" from states to values.
 
     Raises:
         ConfigError: if the architecture or an option is unknown, of the wrong type or out of bounds;
@@ -163,8 +164,8 @@ def nested(key, value):
 def parts(name, config):
     """What `load` can make of a saved model of this architecture and configuration, the default first."""
     entry = architecture(name)
-    if entry.part is not None:
-        return (entry.part,)
+    if entry.whole:
+        return ("model",)
     if entry.backbone is not None:
         return ("backbone", "pretraining")
     if "num_classes" in entry.options:
@@ -180,6 +181,22 @@ for _name in resnet.VARIANTS:
         resnet.OPTIONS,
     )
 register("moe_cnn", moe_cnn.MoECNN, moe_cnn.describe, moe_cnn.OPTIONS, required=("num_classes",))
+register(
+    "gpt",
+    language_model.GPT,
+    language_model.describe,
+    language_model.OPTIONS,
+    required=("vocabulary_size",),
+    whole=True,
+)
+register(
+    "q_network",
+    q_network.QNetwork,
+    q_network.describe,
+    q_network.OPTIONS,
+    required=("state_size", "num_actions"),
+    whole=True,
+)
 for _cell in sequence_to_sequence.CELLS:
     register(
         f"{_cell}_seq2seq",
@@ -187,7 +204,7 @@ for _cell in sequence_to_sequence.CELLS:
         functools.partial(sequence_to_sequence.describe, _cell),
         sequence_to_sequence.OPTIONS,
         required=("vocabulary_size",),
-        part="translator",
+        whole=True,
     )
 
 

@@ -1,6 +1,7 @@
 """Recurrent encoder-decoders with attention, from tokens to tokens."""
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from star_keras.data.scan import PADDING
@@ -170,6 +171,15 @@ class SequenceToSequence(keras.Model):
         output, states = self.decoder.cell(self.embedding(tokens), list(states))
         logits = self._attend(ops.expand_dims(output, 1), memory)
         return ops.squeeze(logits, 1), tuple(states)
+
+    def fixed_inputs(self, count):
+        """Inputs that are the same everywhere, by which a saved model is verified."""
+        rng = np.random.default_rng(0)
+        lengths = {"commands": self.max_command, "actions": min(self.max_actions, 8)}
+        return {
+            name: rng.integers(1, self.vocabulary_size, (count, length), dtype="int32")
+            for name, length in lengths.items()
+        }
 
     def _attend(self, steps, memory):
         values = memory["values"]

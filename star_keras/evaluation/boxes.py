@@ -1,0 +1,137 @@
+"""Boxes in images: what is a set of them, and how precise detections are."""
+
+import contextlib
+import io
+import typing
+
+import numpy as np
+
+from star_keras.exceptions import ShapeError
+
+
+class AveragePrecision(typing.NamedTuple):
+    """What `average_precision` found, all in [0, 1].
+
+    Attributes:
+        ap: mean over the thresholds of overlap 0.5, 0.55 .. 0.95 and over the classes.
+        ap50, ap75: at the thresholds 0.5 and 0.75.
+        per_class: `ap` of each class; NaN for one without boxes.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    per_class: list
+
+
+def average_precision(boxes, labels, detections, num_classes):
+    """The COCO average precision of detections, by pycocotools.
+
+    Args:
+        boxes: list of arrays `(k, 4)`, the true boxes of each image: left, top, right, bottom.
+        labels: list of integer arrays `(k,)`, their classes.
+        detections: list, for each image `(boxes (m, 4), labels (m,), scores (m,))`; at most 100 count.
+        num_classes: number of classes.
+
+    Returns:
+        An `AveragePrecision`.
+
+    Raises:
+        ImportError: without pycocotools (extra `detection`).
+        ShapeError, ValueError: if boxes or labels are malformed.
+
+    Example:
+
+    >>> boxes, labels = [np.array([[0, 0, 10, 10]])], [np.array([1])]
+    >>> found = average_precision(boxes, labels, [(boxes[0], labels[0], np.array([0.9]))], num_classes=2)
+    >>> np.round(found.per_class, 3).tolist()
+    [nan, 1.0]
+
+    Reference: Lin et al., "Microsoft COCO: Common Objects in Context" (ECCV 2014).
+    """
+    check_boxes(boxes, labels, len(detections), num_classes)
+    coco, evaluation = pycocotools()
+    rows, found = _rows(zip(boxes, labels, strict=True)), _rows(detections)
+    if not rows:
+        raise ValueError("Precision needs at least one true box. Received: none in all images")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = _index(coco, len(detections), num_classes, rows)
+        answers = _index(coco, len(detections), num_classes, found)
+        judge = evaluation(truth, answers, "bbox")
+        judge.evaluate()
+        judge.accumulate()
+    # thresholds of overlap, recalls, classes; of all sizes, the best 100 of an image
+    precision = judge.eval["precision"][:, :, :, 0, -1]
+    precision = np.where(precision < 0, np.nan, precision)
+    known = [bool((precision[:, :, c] >= 0).any()) for c in range(num_classes)]
+    per_class = [float(precision[:, :, c].mean()) if known[c] else float("nan") for c in range(num_classes)]
+    return AveragePrecision(
+        ap=float(np.nanmean(precision)),
+        ap50=float(np.nanmean(precision[0])),
+        ap75=float(np.nanmean(precision[5])),
+        per_class=per_class,
+    )
+
+
+def check_boxes(boxes, labels, num_images, num_classes):
+    """Raises unless there are well-formed boxes, or none, and as many labels for every image."""
+    if not num_images == len(boxes) == len(labels):
+        raise ValueError(
+            "`boxes` and `labels` must be lists with one array an image. "
+            f"Received: {num_images} images, {len(boxes)} arrays of boxes, {len(labels)} of labels"
+        )
+    for i, (own, classes) in enumerate(zip(boxes, labels, strict=True)):
+        own, classes = np.asarray(own), np.asarray(classes)
+        if own.size and (own.ndim != 2 or own.shape[1] != 4) or len(own) != len(classes):
+            raise ShapeError(
+                "The boxes of an image must be of shape (k, 4), with k labels. Received: boxes of shape "
+                f"{own.shape} and labels of shape {classes.shape} for image {i}"
+            )
+        if own.size and not (np.isfinite(own).all() and (own[:, 2:] > own[:, :2]).all()):
+            raise ValueError(
+                "A box must be finite and go from left to right and from top to bottom. "
+                f"Received: {own.tolist()} for image {i}; boxes are (left, top, right, bottom)"
+            )
+        if classes.size and not (0 <= classes.min() and classes.max() < num_classes):
+            raise ValueError(
+                f"Labels must lie in 0 .. {num_classes - 1}. Received: {classes.tolist()} for image {i}"
+            )
+
+
+def _rows(images):
+    return [(i, *row) for i, columns in enumerate(images) for row in zip(*columns, strict=True)]
+
+
+def _index(coco, num_images, num_classes, rows):
+    """What pycocotools makes of rows `(image, box, label[, score])`."""
+    indexed = coco()
+    indexed.dataset = {
+        "images": [{"id": i} for i in range(num_images)],
+        "categories": [{"id": c} for c in range(num_classes)],
+        "annotations": [_annotation(number, *row) for number, row in enumerate(rows, start=1)],
+    }
+    indexed.createIndex()
+    return indexed
+
+
+def _annotation(number, image, box, label, score=1.0):
+    left, top, right, bottom = map(float, box)
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": int(label),
+        "bbox": [left, top, right - left, bottom - top],
+        "area": (right - left) * (bottom - top),
+        "iscrowd": 0,
+        "score": float(score),
+    }
+
+
+def pycocotools():
+    """The two classes of the package, or an error that says how to have it."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise ImportError('Detection needs pycocotools: pip install "star-keras[detection]".') from error
+    return COCO, COCOeval

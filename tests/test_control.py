@@ -1,0 +1,505 @@
+"""Deep Q-learning with symmetries: the tasks' own steps, the networks, training, returns, bad input."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import star_keras as sk
+from star_keras.applications import control
+from star_keras.applications.control import learning, playing
+from star_keras.applications.control.symmetries import visited_states
+from star_keras.exceptions import ConfigError, NonFiniteError, ShapeError
+from star_keras.groups import Linear, Permutation
+from star_keras.models import publishing
+
+RNG = np.random.default_rng(0)
+MIRROR = Permutation([[0, 1], [1, 0]])
+EXACT = ("CartPole-v1", "Acrobot-v1", control.GRIDWORLD)
+each_task = pytest.mark.parametrize("task", EXACT)
+
+
+def q_network(task="CartPole-v1", **options):
+    made = control.make(task)
+    sizes = {"state_size": made.observation_space.shape[0], "num_actions": int(made.action_space.n)}
+    return sk.models.create("q_network", **sizes, **options)
+
+
+# --- symmetries -----------------------------------------------------------------------------------
+
+
+@each_task
+def test_the_step_of_a_task_follows_its_symmetry_from_every_kind_of_state(task):
+    symmetry = control.symmetry_of(task)
+    symmetry.check(task)
+    if task == "CartPole-v1":  # falling and running off the track, too
+        symmetry.check(task, states=RNG.uniform(-1, 1, (100, 4)) * [2.5, 3, 0.22, 3])
+    if task == "Acrobot-v1":  # near the goal, and as fast as the task allows
+        angles, speeds = RNG.uniform(-np.pi, np.pi, (100, 2)), RNG.uniform(-1, 1, (100, 2)) * [12, 28]
+        states = np.stack([np.cos(angles), np.sin(angles)], axis=-1).reshape(100, 4)
+        symmetry.check(task, states=np.concatenate([states, speeds], axis=1))
+
+
+def test_every_state_of_the_gridworld_has_the_symmetry():
+    world = control.make(control.GRIDWORLD).unwrapped
+    states = [(*cell, *goal) for cell in world.free for goal in world.free]
+    control.symmetry_of(control.GRIDWORLD).check(control.GRIDWORLD, np.array(states)[::23] / world.half)
+
+
+@each_task
+def test_one_wrong_number_in_a_symmetry_is_found(task):
+    right = control.symmetry_of(task)
+    wrong = np.array(right.states.matrices)
+    wrong[1:, :, 0] *= -1 if right.states.order == 2 else 1
+    rows = right.actions.rows if right.states.order == 2 else right.actions.rows[[0, 3, 2, 1]]
+    broken = control.Symmetry(Linear(wrong), Permutation(rows), right.place)
+    with pytest.raises(ValueError, match="does not have the symmetry: after element [13]"):
+        broken.check(task)
+
+
+def test_a_task_without_the_symmetry_is_refused_by_state_element_and_action():
+    symmetry = control.symmetry_of(control.GRIDWORLD)
+
+    def lopsided():
+        return control.make(control.GRIDWORLD, obstacles=[(1, 0)])
+
+    with pytest.raises(ValueError, match="element 1 of .*the state must follow. Received: .* by action 0"):
+        symmetry.check(lopsided, states=np.array([[0, 0, 1, 1]]) / 3)
+    symmetry.check(lopsided, states=np.array([[3, 3, -1, -1]]) / 3)  # far from the obstacle there is none
+    with pytest.raises(ValueError, match="does not have the symmetry"):
+        symmetry.check(lopsided)
+
+
+@pytest.mark.parametrize("what", ["reward", "end"])
+def test_rewards_and_ends_have_to_follow_too(what):
+    import gymnasium
+
+    class Uneven(gymnasium.Wrapper):
+        unwrapped = property(lambda self: self)
+        place = property(lambda self: self.env.unwrapped.place)
+
+        def step(self, action):
+            state, reward, end, cut, facts = self.env.step(action)
+            right = state[0] > 0
+            return state, reward - (what == "reward") * right, end or (what == "end" and right), cut, facts
+
+    with pytest.raises(ValueError, match=f"the {what} must follow"):
+        control.symmetry_of(control.GRIDWORLD).check(lambda: Uneven(control.make(control.GRIDWORLD)))
+
+
+def test_the_mountain_car_is_symmetric_in_its_valley_alone():
+    symmetry = control.symmetry_of("MountainCar-v0")
+    valley = RNG.uniform([-0.9, -0.06], [-0.2, 0.06], (50, 2))
+    symmetry.check("MountainCar-v0", states=valley)
+    with pytest.raises(ValueError, match="does not have the symmetry"):
+        symmetry.check("MountainCar-v0", states=[[0.45, 0.06]])
+
+
+def test_a_quarter_turn_is_the_one_worked_by_hand():
+    symmetry = control.symmetry_of(control.GRIDWORLD)
+    turned = np.array(symmetry.states.act(1, np.array([1.0, 0.0, 0.5, -0.5], "float32")))
+    np.testing.assert_allclose(turned, [0, 1, 0.5, 0.5], atol=1e-6)
+    assert symmetry.actions.rows[1].tolist() == [1, 2, 3, 0]  # right becomes up
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "make"),
+    [
+        (ValueError, "same composition table", lambda: control.Symmetry(
+            control.symmetry_of(control.GRIDWORLD).states, MIRROR)),
+        (ValueError, "a `groups.Permutation`", lambda: control.Symmetry(MIRROR, MIRROR.ids)),
+        (ValueError, "Symmetries are known of 'CartPole-v1'", lambda: control.symmetry_of("Pendulum-v1")),
+        (ValueError, "`place` must be", lambda: control.Symmetry(
+            Linear([np.eye(4), -np.eye(4)]), MIRROR).check("CartPole-v1")),
+        (ShapeError, "does not fit 'Acrobot-v1'.*axis -1 to be of size 4",
+         lambda: control.symmetry_of("CartPole-v1").check("Acrobot-v1")),
+        (ShapeError, "does not fit 'Acrobot-v1'.*axis -1 to be of size 2", lambda: control.Symmetry(
+            Linear([np.eye(6), -np.eye(6)]), MIRROR, print).check("Acrobot-v1")),
+        (ShapeError, "`actions` does not fit the network.*size 2", lambda: control.symmetry_of(
+            "CartPole-v1").wrap(sk.models.QNetwork(4, 3))),
+        (ShapeError, "`states` does not fit the network.*size 4", lambda: control.symmetry_of(
+            "CartPole-v1").wrap(sk.models.QNetwork(5, 2))),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(error, message, make):
+    with pytest.raises(error, match=message):
+        make()
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+
+@each_task
+@pytest.mark.parametrize("weighting", ["mean", "argmin", "lambda"])
+def test_a_wrapped_network_values_an_image_as_the_state(task, weighting):
+    symmetry = control.symmetry_of(task)
+    model = symmetry.wrap(q_network(task), weighting)
+    states = visited_states(control.make(task), 20)
+    values = np.array(model(states))
+    for element in range(symmetry.states.order):
+        moved = np.array(model(symmetry.states.act(element, states)))
+        # What stood at action a stands at g a.
+        np.testing.assert_allclose(moved[:, symmetry.actions.rows[element]], values, atol=1e-5)
+    assert model.equitune.equivariance_error(states).max() < 1e-5
+
+
+def test_equitune_and_equizero_are_their_formulas():
+    symmetry, network = control.symmetry_of(control.GRIDWORLD), q_network(control.GRIDWORLD)
+    states = RNG.uniform(-1, 1, (6, 4)).astype("float32")
+    rows = symmetry.actions.rows
+    members = np.array(
+        [np.array(network(symmetry.states.act(g, states)))[:, rows[g]] for g in range(4)]
+    )  # Q(g s)[g a]
+    np.testing.assert_allclose(symmetry.wrap(network)(states), members.mean(axis=0), atol=1e-6)
+    best = members.max(axis=-1).argmax(axis=0)
+    np.testing.assert_allclose(
+        symmetry.wrap(network, "argmin")(states), members[best, np.arange(6)], atol=1e-6
+    )
+
+
+def test_a_symmetric_state_has_no_best_side():
+    model = control.symmetry_of("CartPole-v1").wrap(q_network(), "argmin")
+    values = np.array(model(np.zeros((1, 4), "float32")))[0]
+    assert abs(values[0] - values[1]) < 1e-6
+
+
+def test_a_network_alone_is_not_symmetric():
+    network, state = q_network(), np.array([[0.3, -1.0, 0.1, 0.5]], "float32")
+    assert np.abs(np.array(network(-state))[:, ::-1] - np.array(network(state))).max() > 1e-3
+
+
+@pytest.mark.parametrize("frozen", ["all", "network"])
+def test_what_is_frozen_is_frozen_in_a_copy(frozen):
+    model = control.symmetry_of("CartPole-v1").wrap(q_network(), "lambda")
+    (model if frozen == "all" else model.network).trainable = False
+    copy = type(model).from_config(model.get_config())
+    assert len(copy.trainable_variables) == len(model.trainable_variables) == (0 if frozen == "all" else 4)
+    outer = keras.Sequential([copy])
+    assert len(outer.trainable_variables) == len(model.trainable_variables)
+
+
+def test_the_q_network_has_the_shape_of_stable_baselines():
+    network = q_network()
+    assert [layer.get_config()["units"] for layer in network.layers[1:]] == [64, 64, 2]
+    assert network.count_params() == 5 * 64 + 65 * 64 + 65 * 2
+    state = RNG.normal(size=(3, 4))
+    expected = state
+    for layer in network.layers[1:]:
+        expected = expected @ np.array(layer.kernel) + np.array(layer.bias)
+        expected = np.maximum(expected, 0) if layer.name != "values" else expected
+    np.testing.assert_allclose(network(state.astype("float32")), expected, atol=1e-5)
+
+
+GRID = {
+    "network": {"architecture": "q_network", "state_size": 4, "num_actions": 4, "hidden_units": [6]},
+    "states": control.symmetry_of(control.GRIDWORLD).states.matrices,
+    "actions": control.symmetry_of(control.GRIDWORLD).actions.permutations,
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [
+        ("q_network", {"state_size": 3, "num_actions": 2, "hidden_units": [5, 7]}),
+        ("equitune_q_network", {**GRID, "weighting": "lambda", "score_units": [5]}),
+        ("equitune_q_network", {**GRID, "weighting": "argmin"}),
+    ],
+)
+def test_networks_are_made_by_name_saved_and_loaded(architecture, config, tmp_path):
+    model = sk.models.create(architecture, **config)
+    sk.models.save(model, tmp_path / "model")
+    again = sk.models.load(tmp_path / "model")
+    assert sk.models.parts(tmp_path / "model") == ("model",)
+    states = RNG.uniform(-1, 1, (5, model.input_shape[1])).astype("float32")
+    np.testing.assert_allclose(again(states), model(states), atol=1e-6)
+    assert type(again) is type(model)
+    for part, options in (("backbone", {}), ("model", {"num_classes": 3})):
+        with pytest.raises(ValueError, match="model"):
+            sk.models.load(tmp_path / "model", part=part, **options)
+
+
+def test_networks_of_states_are_verified_by_fixed_states():
+    values = publishing.embed_fixed_inputs(q_network())
+    assert values.shape == (8, 2) and np.ptp(values) > 0
+    deep = sk.models.create("equitune_q_network", **GRID)
+    np.testing.assert_array_equal(publishing.embed_fixed_inputs(deep), publishing.embed_fixed_inputs(deep))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "message"),
+    [
+        ("q_network", {"state_size": 4}, "num_actions"),
+        ("q_network", {"state_size": 4, "num_actions": 0}, "num_actions.*Received: 0"),
+        ("q_network", {"state_size": 4, "num_actions": 2, "hidden_units": [2**20]}, "hidden_units"),
+        ("q_network", {"state_size": 4, "num_actions": 2, "num_classes": 3}, "num_classes"),
+        ("equitune_q_network", {**GRID, "actions": [[0, 1], [1, 0]]}, "`actions` does not fit"),
+        ("equitune_q_network", {**GRID, "states": [[[2.0]]]}, "identity"),
+        ("equitune_q_network", {**GRID, "score_units": [2**16] * 3}, "weights"),
+    ],
+)
+def test_impossible_networks_are_refused(architecture, config, message):
+    with pytest.raises(ConfigError, match=message):
+        sk.models.create(architecture, **config)
+
+
+def test_a_network_with_a_symmetry_around_a_point_is_no_preset():
+    model = control.symmetry_of("MountainCar-v0").wrap(sk.models.QNetwork(2, 3))
+    with pytest.raises(ConfigError, match="registered architecture"):
+        sk.models.save(model, "nowhere")
+    again = type(model).from_config(model.get_config())
+    assert again.states.center == model.states.center
+
+
+# --- the gridworld --------------------------------------------------------------------------------
+
+
+def test_the_agent_moves_by_one_stops_before_walls_and_is_done_at_the_goal():
+    world = control.make(control.GRIDWORLD, obstacles=[(1, 0)])
+    world.reset(seed=0)
+    world.unwrapped.place(np.array([0, 0, 0, 2]) / 3)
+    steps = [world.step(action)[:3] for action in (0, 1, 1)]
+    states = [np.round(state * 3).astype(int).tolist() for state, _, _ in steps]
+    assert states == [[0, 0, 0, 2], [0, 1, 0, 2], [0, 2, 0, 2]]
+    assert [(reward, end) for _, reward, end in steps] == [(-1, False), (-1, False), (0, True)]
+    world.unwrapped.place(np.array([3, 3, 0, 2]) / 3)
+    assert np.round(world.step(0)[0] * 3)[0] == 3  # the border
+
+
+def test_distances_are_those_of_the_shortest_ways():
+    world = control.make(control.GRIDWORLD, size=3, obstacles=[(0, 0)]).unwrapped
+    assert world.distances((-1, 0)) == {
+        (-1, 0): 0, (-1, 1): 1, (-1, -1): 1, (0, 1): 2, (0, -1): 2, (1, 1): 3, (1, -1): 3, (1, 0): 4
+    }  # fmt: skip
+    assert len(control.make(control.GRIDWORLD).unwrapped.obstacles) == 8
+
+
+def test_episodes_begin_off_the_goal_follow_the_seed_and_are_cut_off():
+    world = control.make(control.GRIDWORLD, goals=[(3, 0), (3, 1)])
+    starts = np.array([world.reset(seed=seed)[0] for seed in range(50)])
+    assert {tuple(goal) for goal in np.round(starts[:, 2:] * 3)} == {(3, 0), (3, 1)}
+    assert (starts[:, :2] != starts[:, 2:]).any(axis=1).all()
+    np.testing.assert_array_equal(world.reset(seed=3)[0], starts[3])
+    world.unwrapped.place(np.array([-3, -3, 3, 0]) / 3)
+    assert [world.step(2)[3] for _ in range(50)] == [False] * 49 + [True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 4}, "size=4"),
+        ({"size": True}, "size=True"),
+        ({"obstacles": [(9, 0)]}, r"`obstacles`.*Received: \[\(9, 0\)\]"),
+        ({"goals": [(1, 2)]}, r"`goals`.*Received: \[\(1, 2\)\]"),
+        ({"goals": []}, "`goals`"),
+        ({"size": 3, "obstacles": [(0, 1), (1, 0), (0, -1), (-1, 0)]}, "each of which can be reached"),
+        ({"size": 3, "obstacles": [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)]}, "two free cells"),
+    ],
+)  # fmt: skip
+def test_impossible_worlds_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        control.make(control.GRIDWORLD, **options)
+
+
+# --- tasks ----------------------------------------------------------------------------------------
+
+
+def test_continuous_actions_and_states_that_are_no_vectors_are_refused():
+    with pytest.raises(ValueError, match="`action_space` must be `Discrete`.*Pendulum"):
+        control.make("Pendulum-v1")
+    with pytest.raises(ValueError, match="`observation_space` must be a `Box`.*Taxi"):
+        control.make("Taxi-v4")
+
+
+def test_without_gymnasium_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(ImportError, match=r"pip install 'star-keras\[rl\]'"):
+        control.make("CartPole-v1")
+
+
+def test_star_keras_is_imported_without_gymnasium(tmp_path):
+    code = (
+        "import sys; sys.modules['gymnasium'] = None; import star_keras as sk; sk.applications.control.DQN()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
+
+
+@pytest.mark.parametrize("play", [control.evaluate_returns, control.DQN().train])
+def test_networks_of_other_sizes_are_refused(play):
+    with pytest.raises(ShapeError, match=r"states of shape \(6,\).*`state_size=6, num_actions=3`"):
+        play(q_network(), "Acrobot-v1")
+    with pytest.raises(ShapeError, match=r"values of actions of shape \(3,\)"):
+        play(sk.models.QNetwork(6, 2), "Acrobot-v1")
+
+
+# --- playing --------------------------------------------------------------------------------------
+
+
+def towards_the_goal():
+    """A network that walks to the right or the left of an empty world, whichever the goal is on."""
+    states = keras.Input((4,))
+    dx = states[:, 2:3] - states[:, 0:1]
+    return keras.Model(states, keras.ops.concatenate([dx, 0 * dx - 10, -dx, 0 * dx - 10], axis=-1))
+
+
+def test_returns_are_the_sums_of_rewards_worked_by_hand():
+    def row():
+        return control.make(
+            control.GRIDWORLD, size=3, obstacles=[(x, y) for x in (-1, 0, 1) for y in (-1, 1)]
+        )
+
+    world = row()
+    distances = []
+    for episode in range(8):
+        state, _ = world.reset(seed=5 + episode)
+        distances.append(abs(state[2] - state[0]))
+    returns = control.evaluate_returns(towards_the_goal(), row, episodes=8, seed=5)
+    np.testing.assert_array_equal(returns, 1 - np.array(distances))
+    assert len(set(returns)) > 1
+
+
+def test_an_episode_that_is_never_done_is_cut_off():
+    world = lambda: control.make(control.GRIDWORLD, goals=[(0, 3)])  # noqa: E731
+    returns = control.evaluate_returns(towards_the_goal(), world, episodes=4)
+    assert returns.min() == -50
+
+
+def test_values_that_are_no_numbers_are_an_error():
+    network = q_network()
+    network.layers[-1].bias.assign([np.nan, 0.0])
+    with pytest.raises(NonFiniteError, match="nan for 3 of 3 states"):
+        control.evaluate_returns(network, "CartPole-v1", episodes=3)
+
+
+# --- learning -------------------------------------------------------------------------------------
+
+
+def transitions(count=5, num_actions=2):
+    return {
+        "state": RNG.normal(size=(count, 4)).astype("float32"),
+        "action": RNG.integers(num_actions, size=count).astype("int32"),
+        "reward": RNG.normal(size=count).astype("float32"),
+        "next_state": RNG.normal(size=(count, 4)).astype("float32"),
+        "end": np.array([1, 0, 0, 1, 0], "float32")[:count],
+    }
+
+
+def test_the_loss_is_that_of_the_paper():
+    network, batch = q_network(), transitions()
+    updates = learning._Updates(network, discount=0.9)
+    updates.compile("sgd")
+    expected = batch["reward"] + 0.9 * (1 - batch["end"]) * np.array(updates.target(batch["next_state"])).max(
+        1
+    )
+    error = np.array(network(batch["state"]))[np.arange(5), batch["action"]] - expected
+    huber = np.where(np.abs(error) < 1, error**2 / 2, np.abs(error) - 0.5)
+    np.testing.assert_allclose(updates.evaluate(batch, verbose=0), huber.mean(), rtol=1e-5)
+
+
+def test_the_copy_stays_as_it_is_until_it_is_renewed():
+    network = q_network()
+    updates = learning._Updates(network, discount=0.9)
+    updates.compile(keras.optimizers.SGD(0.1))
+    updates.renew_target()
+    before = updates.target.get_weights()
+    updates.fit(transitions(), verbose=0)
+    for old, kept, new in zip(before, updates.target.get_weights(), network.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, old)
+        assert np.abs(new - old).max() > 0
+    updates.renew_target()
+    np.testing.assert_array_equal(updates.target.get_weights()[0], network.get_weights()[0])
+
+
+def test_the_memory_keeps_the_latest_and_draws_no_others():
+    memory = learning._Memory(size=7, state_size=4, seed=0)
+    for number in range(4):
+        batch = transitions(3)
+        memory.add({**batch, "reward": np.arange(3) + 3 * number})
+        drawn = set(memory.draw(200)["reward"])
+        assert drawn == set(range(max(0, 3 * number - 4), 3 * number + 3))
+
+
+def test_players_remember_what_they_saw_and_begin_anew():
+    players = learning._Players(control.GRIDWORLD, count=3, seed=0)
+    network, before = q_network(control.GRIDWORLD), players.states.copy()
+    ends = 0
+    for _ in range(200):
+        seen, returns = players.step(network, exploration=1.0)
+        np.testing.assert_array_equal(seen["state"], before)
+        going_on = np.array_equal(seen["next_state"], players.states)
+        assert going_on == (not returns)
+        arrived = (np.abs(seen["next_state"][:, :2] - seen["next_state"][:, 2:]) < 1e-6).all(axis=1)
+        np.testing.assert_array_equal(seen["end"], arrived)
+        np.testing.assert_array_equal(seen["reward"], arrived - 1.0)
+        ends, before = ends + len(returns), players.states.copy()
+    assert ends > 3
+    assert set(players.step(network, exploration=0.0)[0]["action"]) <= set(
+        playing.best_actions(network, before)
+    )
+
+
+def test_training_is_repeated_by_its_seeds_and_not_by_others():
+    def trained(seed):
+        keras.utils.set_random_seed(0)
+        network = q_network(hidden_units=(8,))
+        history = control.DQN(warmup=256, updates_per_epoch=8).train(network, "CartPole-v1", 600, seed)
+        return history, network.get_weights()
+
+    (history, one), (again, two), (_, other) = trained(1), trained(1), trained(2)
+    assert len(history["loss"]) == 3 and None not in history["loss"]
+    assert history["return"] == again["return"]
+    np.testing.assert_allclose(one[0], two[0], atol=1e-6)
+    assert np.abs(one[0] - other[0]).max() > 1e-4
+
+
+def test_nothing_is_learned_while_warming_up(capsys):
+    network = q_network()
+    before = network.get_weights()
+    history = control.DQN(warmup=10**6).train(network, "CartPole-v1", 512, verbose=1)
+    assert history["loss"] == [None, None] and None not in history["return"]
+    np.testing.assert_array_equal(network.get_weights()[0], before[0])
+    assert "Epoch 2/2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("weighting", ["mean", "argmin", "lambda"])
+def test_wrapped_networks_learn_and_stay_symmetric(weighting):
+    network = q_network(hidden_units=(8,))
+    model = control.symmetry_of("CartPole-v1").wrap(network, weighting, score_units=(4,))
+    before = network.get_weights(), model.get_weights()
+    network.trainable = weighting != "lambda"  # the first of two stages: the score alone
+    control.DQN(warmup=256, updates_per_epoch=8).train(model, "CartPole-v1", 256)
+    moved = np.abs(network.get_weights()[0] - before[0][0]).max()
+    assert (moved > 0) == (weighting != "lambda")
+    changes = [np.abs(new - old).max() for new, old in zip(model.get_weights(), before[1], strict=True)]
+    assert max(changes) > 0
+    assert model.equitune.equivariance_error(RNG.normal(size=(9, 4)).astype("float32")).max() < 1e-5
+
+
+def test_a_loss_that_is_no_number_ends_the_training():
+    def endless():
+        import gymnasium
+
+        return gymnasium.wrappers.TransformReward(control.make("CartPole-v1"), lambda reward: np.inf)
+
+    with pytest.raises(NonFiniteError, match="`learning_rate` than 0.0023"):
+        control.DQN(warmup=256, updates_per_epoch=8).train(q_network(), endless, 256)
+
+
+def test_copies_that_do_not_divide_an_epoch_are_refused():
+    with pytest.raises(ValueError, match="num_environments=7, steps_per_epoch=256"):
+        control.DQN(num_environments=7)
+
+
+@pytest.mark.slow
+def test_deep_q_learning_learns_to_walk_to_the_goal():
+    keras.utils.set_random_seed(0)
+
+    def small():
+        return control.make(control.GRIDWORLD, size=3)
+
+    network = q_network(control.GRIDWORLD)
+    untrained = control.evaluate_returns(network, small, 50).mean()
+    control.DQN(warmup=512, updates_per_epoch=64).train(network, small, 5_120)
+    trained = control.evaluate_returns(network, small, 50).mean()
+    assert untrained < -10 and trained > -3  # the longest of the shortest ways costs 3
