@@ -150,8 +150,11 @@ def build_equivariant_seq2seq(model, rings, dtype=None, name=None, **options):
     """A built `EquivariantSequenceToSequence` with a `VocabularyCycle`, from plain data."""
     model = dict(model)
     model = create(model.pop("architecture"), dtype=dtype, **model)
-    group = VocabularyCycle(rings, model.vocabulary_size)
-    equivariant = EquivariantSequenceToSequence(model, group, name=name, **options)
+    try:
+        group = VocabularyCycle(rings, model.vocabulary_size)
+        equivariant = EquivariantSequenceToSequence(model, group, name=name, **options)
+    except ValueError as error:
+        raise ConfigError(f"`rings` must exchange words of the model: {error}") from None
     equivariant.build()
     return equivariant
 
