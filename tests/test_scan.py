@@ -119,6 +119,16 @@ def test_splits_are_those_of_the_papers(task, words, counts, data_folder):
         WORDS.encode_actions(split.actions, 48)
 
 
+@pytest.mark.parametrize("task", ["add_jump", "around_right"])
+def test_the_grammar_gives_every_command_of_the_files_its_actions(task, data_folder):
+    commands, actions = sk.data.scan_sentences()
+    expected = dict(zip(commands, actions, strict=True))
+    assert len(expected) == len(commands) == 20910
+    for split in ("train", "test"):
+        found = sk.data.load_scan(task, split)
+        assert [expected[command] for command in found.commands] == found.actions
+
+
 def write_zip(path, text):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("scan/add_prim_split/tasks_train_addprim_jump.txt", text)

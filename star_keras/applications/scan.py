@@ -139,7 +139,9 @@ def cross_entropy():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
 
 
-def train(model, sentences, epochs, learning_rate=3e-3, batch_size=64, seed=0, verbose=0):
+def train(
+    model, sentences, epochs, learning_rate=3e-3, batch_size=64, seed=0, verbose=0, lengths=(12, 24, 49)
+):
     """Trains a model on pairs of commands and actions: Adam whose rate falls to zero along a cosine.
 
     Args:
@@ -148,13 +150,13 @@ def train(model, sentences, epochs, learning_rate=3e-3, batch_size=64, seed=0, v
         sentences: `data.Sentences`.
         epochs: integer.
         learning_rate: of the first step. Defaults to 3e-3.
-        batch_size, seed: of `Batches`. Default to 64 and 0.
+        batch_size, seed, lengths: of `Batches`. Default to 64, 0 and those of SCAN.
         verbose: of `fit`. Defaults to 0.
 
     Returns:
         The history of the loss, a dict of lists.
     """
-    batches = Batches(sentences, batch_size, seed)
+    batches = Batches(sentences, batch_size, seed, lengths)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
     model.compile(keras.optimizers.Adam(schedule, clipnorm=1.0), cross_entropy())
     return model.fit(batches, epochs=epochs, shuffle=False, verbose=verbose).history

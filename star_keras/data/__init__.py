@@ -2,7 +2,7 @@
 
 from star_keras.data.images import Split, to_rgb
 from star_keras.data.loading import load
-from star_keras.data.scan import SCAN_VOCABULARY, Sentences, Vocabulary, load_scan
+from star_keras.data.scan import SCAN_VOCABULARY, Sentences, Vocabulary, load_scan, scan_sentences
 from star_keras.data.texts import load_text
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "load",
     "load_scan",
     "load_text",
+    "scan_sentences",
     "to_rgb",
 ]

@@ -1,6 +1,7 @@
 """SCAN: commands such as "jump twice", the actions they ask for, and the tokens both are made of."""
 
 import io
+import itertools
 import os
 import pathlib
 import typing
@@ -181,6 +182,48 @@ def load_scan(task, split="train", file=None):
         raise IntegrityError(f"{path} must be a whole {FILE}. Received: {error}; copy it again.") from error
     pairs = [_parse(line, member) for line in lines if line.strip()]
     return Sentences(*map(list, zip(*pairs, strict=True)))
+
+
+def scan_sentences():
+    """All 20,910 commands of SCAN with their actions, made from its grammar: no file is needed.
+
+    One phrase, such as "walk", "jump left", "turn opposite right" or "run around left", perhaps "twice" or
+    "thrice"; or two of these, joined by "and" or by "after", which asks for the second first.
+
+    Returns:
+        `Sentences`.
+
+    Example:
+
+    >>> sentences = scan_sentences()
+    >>> len(sentences.commands), sentences.commands[60], sentences.actions[60]
+    (20910, 'jump opposite right', 'I_TURN_RIGHT I_TURN_RIGHT I_JUMP')
+
+    Reference: Lake and Baroni, "Generalization without Systematicity" (ICML 2018), supplement.
+    """
+    ways = ["", *(f"{way}{side}" for way in (" ", " opposite ", " around ") for side in ("left", "right"))]
+    phrases = [verb + way for verb in ("walk", "look", "run", "jump", "turn") for way in ways]
+    phrases.remove("turn")
+    single = {
+        f"{phrase}{times}": _act(phrase) * count
+        for phrase in phrases
+        for count, times in enumerate(("", " twice", " thrice"), start=1)
+    }
+    found = dict(single)
+    for first, second in itertools.product(single, repeat=2):
+        found[f"{first} and {second}"] = single[first] + single[second]
+        found[f"{first} after {second}"] = single[second] + single[first]
+    return Sentences(list(found), [" ".join(actions) for actions in found.values()])
+
+
+def _act(phrase):
+    """The actions of a verb and its direction."""
+    verb, *way = phrase.split()
+    act = [] if verb == "turn" else [f"I_{verb.upper()}"]
+    if not way:
+        return act
+    turn = [f"I_TURN_{way[-1].upper()}"]
+    return {"opposite": turn * 2 + act, "around": (turn + act) * 4}.get(way[0], turn + act)
 
 
 def _find(file):
