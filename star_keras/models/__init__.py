@@ -1,7 +1,6 @@
 """Networks of the zoo: create a new one, load a trained one."""
 
 from star_keras.models.classifier import Classifier
-from star_keras.models.decoding import GreedyDecoder
 from star_keras.models.dual_encoder import DualEncoder
 from star_keras.models.equivariant_sequence import EquivariantSequenceToSequence
 from star_keras.models.folders import load, parts, save
@@ -21,7 +20,6 @@ __all__ = [
     "DualEncoder",
     "EquiTuneQNetwork",
     "EquivariantSequenceToSequence",
-    "GreedyDecoder",
     "LambdaEquiTune",
     "MoECNN",
     "QNetwork",

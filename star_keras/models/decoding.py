@@ -10,7 +10,6 @@ from star_keras.layers import orbits
 from star_keras.models.equivariant_sequence import EquivariantSequenceToSequence, mean_over_steps
 
 
-@keras.saving.register_keras_serializable(package="star_keras")
 class GreedyDecoder(keras.Model):
     """Says, step by step, the likeliest action, for the whole orbit of a batch of commands at once.
 
@@ -126,19 +125,6 @@ class GreedyDecoder(keras.Model):
             ops.equal(ops.arange(self._steps), position), (1, -1) + (1,) * (len(values.shape) - 1)
         )
         return ops.where(here, ops.expand_dims(values, 1), buffer)
-
-    def get_config(self):
-        return {
-            "model": keras.saving.serialize_keras_object(self.model),
-            "max_actions": self.max_actions,
-            "name": self.name,
-            "trainable": self.trainable,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
-        return cls(**{**config, "model": model})
 
 
 def _alone(model):

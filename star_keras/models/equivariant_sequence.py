@@ -41,7 +41,7 @@ class EquivariantSequenceToSequence(keras.Model):
       on average over its own length; the others average at every step those that still speak.
 
     Called, the model returns what is averaged for known actions, to be trained by `fit` with a
-    cross-entropy from logits; `GreedyDecoder` says new ones.
+    cross-entropy from logits; `applications.scan.Translator` says new ones.
 
     Args:
         model: a `SequenceToSequence`.
