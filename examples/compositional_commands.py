@@ -2,10 +2,10 @@
 
 Trains a small encoder-decoder on commands of the SCAN grammar of one phrase, in which "jump" stands by itself
 alone, then wraps it: equitune and equizero read every command with its verb exchanged by each of four, and
-bring the answers back. Nothing is trained anew. It takes some minutes on two cores (half of that with
-KERAS_BACKEND=jax), prints a table and draws compositional_commands.png.
+bring the answers back. Nothing is trained anew. It takes some minutes on two cores, fewer with
+KERAS_BACKEND=jax, prints a table and draws compositional_commands.png.
 
-It is not a benchmark: 28 commands, one seed. The benchmark is evidence/equitune_scan.py.
+It is not a benchmark: 20 commands, one seed. The benchmark is evidence/equitune_scan.py.
 
     python examples/compositional_commands.py [--picture compositional_commands.png]
 """
@@ -31,8 +31,8 @@ LOOKS = {
     "I_WALK": ("walk", "#0072b2"),
     "I_RUN": ("run", "#009e73"),
     "I_LOOK": ("look", "#cc79a7"),
-    "I_TURN_LEFT": ("←", "#888888"),
-    "I_TURN_RIGHT": ("→", "#bbbbbb"),
+    "I_TURN_LEFT": ("←", "#999999"),
+    "I_TURN_RIGHT": ("→", "#666666"),
 }
 
 
@@ -68,7 +68,6 @@ def split(sentences):
     pairs = [pair for pair in zip(*sentences, strict=True) if not {"and", "after"} & set(pair[0].split())]
     known = [pair for pair in pairs if "jump" not in pair[0] or pair[0] == "jump"]
     new = [pair for pair in pairs if "jump" in pair[0] and pair[0] != "jump"]
-    new = [pair for pair in new if len(pair[1].split()) <= 24]
     return (sk.data.Sentences(*map(list, zip(*part, strict=True))) for part in (known, new))
 
 
@@ -78,14 +77,14 @@ def draw(picture, said, shares):
         for row, (name, answers) in enumerate(said.items()):
             actions = answers[command].split()
             right = answers[command] == said["asked for"][command]
-            for column, action in enumerate(actions[:14]):
+            for column, action in enumerate(actions[:9]):
                 text, colour = LOOKS[action]
                 axis.barh(-row, 0.94, left=column, height=0.86, color=colour, alpha=1 if right else 0.45)
                 axis.text(column + 0.47, -row, text, ha="center", va="center", color="white", fontsize=9)
             verdict = "" if name == "asked for" else "✓" if right else "✗"
-            axis.text(14.2, -row, verdict, va="center", fontsize=12)
+            axis.text(9.2, -row, verdict, va="center", fontsize=12)
         axis.set_title(f"“{command}”", loc="left", fontsize=11)
-        axis.set(xlim=(0, 15), yticks=range(0, -len(said), -1), yticklabels=said, xticks=[])
+        axis.set(xlim=(0, 10), yticks=range(0, -len(said), -1), yticklabels=said, xticks=[])
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
     parts = (f"{name}: {100 * new:.0f} %" for name, (_, new) in shares.items())
