@@ -6,10 +6,12 @@ import keras
 
 from star_keras.augmentation import star_views
 from star_keras.exceptions import ConfigError
-from star_keras.groups import Linear, Permutation
+from star_keras.groups import Linear, Permutation, VocabularyCycle
 from star_keras.layers import EquivariantPredictor, RoutedExperts
 from star_keras.models import config as checks
 from star_keras.models import create, dual_encoder, registry
+from star_keras.models.equivariant_sequence import OPTIONS as ORBIT_OPTIONS
+from star_keras.models.equivariant_sequence import EquivariantSequenceToSequence
 from star_keras.models.lambda_equitune import LambdaEquiTune
 from star_keras.models.q_network import EquiTuneQNetwork, QNetwork
 from star_keras.training import STARPretraining
@@ -144,6 +146,31 @@ def describe_equitune_q_network(model):
     }
 
 
+def build_equivariant_seq2seq(model, rings, dtype=None, name=None, **options):
+    """A built `EquivariantSequenceToSequence` with a `VocabularyCycle`, from plain data."""
+    model = dict(model)
+    model = create(model.pop("architecture"), dtype=dtype, **model)
+    try:
+        group = VocabularyCycle(rings, model.vocabulary_size)
+        equivariant = EquivariantSequenceToSequence(model, group, name=name, **options)
+    except ValueError as error:
+        raise ConfigError(f"`rings` must exchange words of the model: {error}") from None
+    equivariant.build()
+    return equivariant
+
+
+def describe_equivariant_seq2seq(model):
+    """The configuration with which `build_equivariant_seq2seq` makes the model again, or None."""
+    if not isinstance(model, EquivariantSequenceToSequence) or type(model.group) is not VocabularyCycle:
+        return None
+    architecture, config = registry.describe(model.model)
+    return {
+        "model": {"architecture": architecture, **config},
+        "rings": model.group.rings,
+        **{key: _plain(getattr(model, key)) for key in ORBIT_OPTIONS},
+    }
+
+
 def _check_size(config, copies):
     """Each width has its bound; this bounds what they come to together, before anything is allocated."""
     widths = [*config.get("hidden_units", ()), config["units"]]
@@ -201,5 +228,17 @@ registry.register(
         "score_units": _WIDTHS,
     },
     required=("network", "states", "actions"),
+    whole=True,
+)
+registry.register(
+    "equivariant_seq2seq",
+    build_equivariant_seq2seq,
+    describe_equivariant_seq2seq,
+    {
+        "model": registry.nested,
+        "rings": checks.sequence(checks.sequence(checks.integer(0, 65_535), 1, 1024), 1, 1024),
+        **ORBIT_OPTIONS,
+    },
+    required=("model", "rings"),
     whole=True,
 )

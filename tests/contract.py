@@ -400,6 +400,33 @@ def symmetric(weighting):
 for weighting in ("mean", "argmin", "lambda"):
     case("models.EquiTuneQNetwork", symmetric(weighting), [floats(5, 4)], name=weighting)
 
+
+def sentences(rng):
+    """Commands, padded at the end, and the actions said so far."""
+    commands, actions = (rng.integers(3, 9, (5, length)).astype("int32") for length in (4, 6))
+    commands[1:3, 2:] = 0
+    return {"commands": commands, "actions": actions}
+
+
+def exchanged(weighting, combine):
+    """A small encoder-decoder and a group of order 3 that moves its words."""
+
+    def arguments():
+        models = importlib.import_module("star_keras.models")
+        group = importlib.import_module("star_keras.groups").VocabularyCycle([[3, 5, 4], [8, 6, 7]], size=9)
+        model = models.SequenceToSequence("gru", vocabulary_size=9, units=4, dropout=0.0)
+        return dict(model=model, group=group, weighting=weighting, combine=combine, hidden_units=[5])
+
+    return arguments
+
+
+for cell in ("gru", "lstm", "rnn"):
+    arguments = dict(cell=cell, vocabulary_size=9, units=4, dropout=0.0)
+    case("models.SequenceToSequence", arguments, [sentences], name=cell)
+for weighting, combine in (("mean", "step"), ("argmin", "sentence"), ("argmin", "step"), ("lambda", "step")):
+    arguments = exchanged(weighting, combine)
+    case("models.EquivariantSequenceToSequence", arguments, [sentences], name=f"{weighting}_{combine}")
+
 # --- training -------------------------------------------------------------------------------------
 
 

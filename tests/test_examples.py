@@ -17,6 +17,7 @@ EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
         ("pretrain_star", ["--count", "128", "--epochs", "2", "--folder", "run"]),
         ("rotation_proof_classifier", ["--smoke"]),
         ("zero_shot_any_side", ["--smoke"]),
+        ("compositional_commands", ["--smoke"]),
         ("moe_without_collapse", ["--smoke"]),
         ("fair_text", ["--smoke"]),
         ("symmetric_control", ["--smoke"]),
@@ -123,3 +124,27 @@ def test_evidence_on_control_goes_on_and_judges_each_ordering(tmp_path):
     for row in rows:
         assert max(row["equivariance_error"].values()) < 1e-5
         assert set(row["zero_shot"]) == set(row["fine_tuned"]) == {"pretrained", "mean", "argmin", "lambda"}
+
+
+@pytest.mark.slow
+def test_evidence_on_commands_goes_on_and_judges_each_ordering(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "evidence" / "equitune_scan.py"), "--smoke", "--cells", "gru"]
+    first, again = (
+        subprocess.run(
+            [*command, "--results", ".", "--folder", "models"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    )
+    rows = [json.loads(line) for line in (tmp_path / "equitune_scan.jsonl").read_text().splitlines()]
+    assert len(rows) == first.count(" s\n") == 2 * (5 + 5) and " s\n" not in again
+    assert {row["stage"] for row in rows} == {"zero-shot", "fine-tuned"}
+    assert all(0 <= row["exact_match"] <= 1 for row in rows)
+    assert again.count("| zero-shot | gru | equizero | sentence | 2 |") == 1
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
+        "add_jump-gru-0",
+        "around_right-gru-0",
+    ]

@@ -118,12 +118,16 @@ def verify(name):
 
 
 def embed_fixed_inputs(model):
-    """The first 16 dimensions of what a model says of eight fixed images, or states of numbers, float32."""
+    """The first 16 dimensions of what a model says of eight fixed inputs, float32: images, states of
+    numbers, or what the model calls its `fixed_inputs`."""
     outputs = model(_fixed_inputs(model), training=False)
-    return keras.ops.convert_to_numpy(outputs)[:, :NUM_DIMENSIONS].astype("float32")
+    outputs = keras.ops.convert_to_numpy(outputs).reshape(NUM_IMAGES, -1)
+    return outputs[:, :NUM_DIMENSIONS].astype("float32")
 
 
 def _fixed_inputs(model):
+    if hasattr(model, "fixed_inputs"):
+        return model.fixed_inputs(NUM_IMAGES)
     if len(model.input_shape) == 2:
         states = np.random.default_rng(0).normal(size=(NUM_IMAGES, model.input_shape[1]))
         return states.astype("float32")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from star_keras.exceptions import ConfigError, PresetError
 from star_keras.models import config as checks
-from star_keras.models import language_model, moe_cnn, q_network, resnet, weights
+from star_keras.models import language_model, moe_cnn, q_network, resnet, sequence_to_sequence, weights
 from star_keras.models.classifier import Classifier
 
 HEAD_OPTIONS = {
@@ -94,7 +94,8 @@ def create(architecture_name, /, *, dtype=None, name=None, trainable=True, **con
     Args:
         architecture_name: "resnet18", "resnet34", "resnet50", or the narrow "resnet20", "resnet32",
             "resnet56" of CIFAR; "moe_cnn", a small classifier that is a mixture of experts; "gpt", a
-            language model; or "q_network", the values of actions in a state.
+            language model; "gru_seq2seq", "lstm_seq2seq" or "rnn_seq2seq", from tokens to tokens; or
+            "q_network", the values of actions in a state.
         dtype: a dtype or dtype policy of floating-point numbers. Defaults to the global one.
         name: of the model. Defaults to the architecture's.
         trainable: whether the weights are trained. Defaults to True.
@@ -196,6 +197,15 @@ register(
     required=("state_size", "num_actions"),
     whole=True,
 )
+for _cell in sequence_to_sequence.CELLS:
+    register(
+        f"{_cell}_seq2seq",
+        functools.partial(sequence_to_sequence.build, _cell),
+        functools.partial(sequence_to_sequence.describe, _cell),
+        sequence_to_sequence.OPTIONS,
+        required=("vocabulary_size",),
+        whole=True,
+    )
 
 
 @dataclasses.dataclass

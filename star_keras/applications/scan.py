@@ -1,0 +1,205 @@
+"""Compositional generalisation on SCAN: models that know a word in one sentence know it in all.
+
+>>> import star_keras as sk
+>>> model = sk.models.create("gru_seq2seq", vocabulary_size=sk.data.SCAN_VOCABULARY.size, units=8)
+>>> equizero = sk.models.EquivariantSequenceToSequence(model, task_group("add_jump"), weighting="argmin")
+>>> translator = Translator(equizero, max_actions=4)
+>>> translator(["jump twice", "walk twice"])  # not trained yet
+['...', '...']
+"""
+
+import itertools
+
+import keras
+import numpy as np
+
+from star_keras.data import SCAN_VOCABULARY
+from star_keras.groups import VocabularyCycle
+from star_keras.models.decoding import GreedyDecoder
+
+# Words that a task exchanges in commands and, in the same places, in actions; the first two are the
+# paper's group of order 2.
+TASK_WORDS = {
+    "add_jump": (("jump", "run", "walk", "look"), ("I_JUMP", "I_RUN", "I_WALK", "I_LOOK")),
+    "around_right": (("right", "left"), ("I_TURN_RIGHT", "I_TURN_LEFT")),
+}
+
+
+def word_group(rings, vocabulary=SCAN_VOCABULARY):
+    """The group that advances rings of words together, in commands and in actions.
+
+    Args:
+        rings: lists of words, all of one length, the order of the group.
+        vocabulary: a `data.Vocabulary`. Defaults to that of SCAN.
+
+    Returns:
+        A `groups.VocabularyCycle`.
+
+    Raises:
+        ValueError: if a word is not in the vocabulary, rings differ in length, or a word occurs twice.
+
+    Example:
+
+    >>> group = word_group([["jump", "run"], ["I_JUMP", "I_RUN"]])
+    >>> tokens = SCAN_VOCABULARY.encode_actions(["I_JUMP I_WALK"], length=2)
+    >>> SCAN_VOCABULARY.decode(group.ids.act(1, tokens))
+    ['I_RUN I_WALK']
+    """
+    return VocabularyCycle([vocabulary.tokens(ring) for ring in rings], vocabulary.size)
+
+
+def task_group(task, order=2):
+    """The group of a task of SCAN.
+
+    "add_jump" exchanges "jump" and "run", or advances the four verbs with actions of their own;
+    "around_right" exchanges "right" and "left". A command with both words of a pair keeps both when they
+    are exchanged: with order 2, one in four commands of "add_jump" stays as new as it was.
+
+    Args:
+        task: "add_jump" or "around_right".
+        order: number of words in a ring: 2 (default), or up to 4 for "add_jump".
+
+    Raises:
+        ValueError: if the task is unknown or has no such group.
+    """
+    if task not in TASK_WORDS:
+        raise ValueError(f"`task` must be one of {tuple(TASK_WORDS)}. Received: task={task!r}")
+    rings = TASK_WORDS[task]
+    if not 2 <= order <= len(rings[0]):
+        raise ValueError(f"`order` must be from 2 to {len(rings[0])} for {task!r}. Received: order={order}")
+    return word_group([ring[:order] for ring in rings])
+
+
+class Batches(keras.utils.PyDataset):
+    """Pairs of commands and actions in batches of similar length, in an order that is drawn anew each epoch.
+
+    Sentences of actions are sorted into a few lengths and padded to the longest of theirs, so that steps
+    of short ones are short while only a few shapes are ever compiled.
+
+    Args:
+        sentences: `data.Sentences`.
+        batch_size: rows of a batch; the last one of a length is filled up with rows drawn twice.
+        seed: of the order, an integer.
+        lengths: bounds of the lengths in tokens, end included, the last at least that of the longest.
+        vocabulary: a `data.Vocabulary`. Defaults to that of SCAN.
+        max_command: greatest number of words of a command. Defaults to 9.
+
+    Yields `({"commands": ..., "actions": ...}, targets)`: what `SequenceToSequence` is fitted with; compile
+    with `cross_entropy()`.
+
+    Example:
+
+    >>> from star_keras.data import Sentences
+    >>> sentences = Sentences(["jump", "walk twice"], ["I_JUMP", "I_WALK I_WALK"])
+    >>> batches = Batches(sentences, batch_size=2, seed=0)
+    >>> inputs, targets = batches[0]
+    >>> inputs["commands"].shape, inputs["actions"].shape, targets.shape
+    ((2, 9), (2, 12), (2, 12))
+    """
+
+    def __init__(
+        self, sentences, batch_size, seed, lengths=(12, 24, 49), vocabulary=SCAN_VOCABULARY, max_command=9
+    ):
+        super().__init__()
+        self.commands = vocabulary.encode_commands(sentences.commands, max_command)
+        self.tokens = vocabulary.encode_actions(sentences.actions, lengths[-1] - 1)
+        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        ends = np.count_nonzero(self.tokens, axis=1) - 1
+        self._groups = [
+            (length, np.flatnonzero((ends <= length) & (ends > shorter)))
+            for shorter, length in itertools.pairwise((0, *lengths))
+        ]
+        self._draw()
+
+    def _draw(self):
+        rng = np.random.default_rng((self.seed, self.epoch))
+        self._batches = []
+        for length, rows in self._groups:
+            if len(rows):
+                whole = -(-len(rows) // self.batch_size) * self.batch_size
+                rows = np.resize(rng.permutation(rows), whole)
+                self._batches += [(length, part) for part in rows.reshape(-1, self.batch_size)]
+        rng.shuffle(self._batches)
+
+    def __len__(self):
+        return len(self._batches)
+
+    def __getitem__(self, index):
+        length, rows = self._batches[index]
+        inputs = {"commands": self.commands[rows], "actions": self.tokens[rows, :length]}
+        return inputs, self.tokens[rows, 1 : length + 1]
+
+    def on_epoch_end(self):
+        self.epoch += 1
+        self._draw()
+
+
+def cross_entropy():
+    """The loss of the next action, in nats, over all steps but padding."""
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+
+
+def train(
+    model, sentences, epochs, learning_rate=3e-3, batch_size=64, seed=0, verbose=0, lengths=(12, 24, 49)
+):
+    """Trains a model on pairs of commands and actions: Adam whose rate falls to zero along a cosine.
+
+    Args:
+        model: a `models.SequenceToSequence`, or an `EquivariantSequenceToSequence` to fine-tune; what is
+            not `trainable` in it stays.
+        sentences: `data.Sentences`.
+        epochs: integer.
+        learning_rate: of the first step. Defaults to 3e-3.
+        batch_size, seed, lengths: of `Batches`. Default to 64, 0 and those of SCAN.
+        verbose: of `fit`. Defaults to 0.
+
+    Returns:
+        The history of the loss, a dict of lists.
+    """
+    batches = Batches(sentences, batch_size, seed, lengths)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
+    model.compile(keras.optimizers.Adam(schedule, clipnorm=1.0), cross_entropy())
+    return model.fit(batches, epochs=epochs, shuffle=False, verbose=verbose).history
+
+
+class Translator:
+    """Sentences of commands to sentences of actions.
+
+    Args:
+        model: a `models.SequenceToSequence` or `models.EquivariantSequenceToSequence`.
+        vocabulary: a `data.Vocabulary` of the model's size. Defaults to that of SCAN.
+        max_actions: greatest number of actions that are said, at most the model's. Defaults to None, the
+            model's.
+
+    Raises:
+        ValueError: if the vocabulary has another size than the model, or `max_actions` is too great.
+    """
+
+    def __init__(self, model, vocabulary=SCAN_VOCABULARY, max_actions=None):
+        self.decoder = GreedyDecoder(model, max_actions)
+        self.vocabulary = vocabulary
+        inner = getattr(model, "model", model)
+        self.max_command = inner.max_command
+        if vocabulary.size != inner.vocabulary_size:
+            raise ValueError(
+                f"`vocabulary` must have the model's {inner.vocabulary_size} tokens. "
+                f"Received: {vocabulary!r} with {vocabulary.size} tokens"
+            )
+
+    def __call__(self, commands, batch_size=256):
+        """The actions of a list of commands.
+
+        Raises:
+            ValueError: if a command is empty, too long, or has a word that the vocabulary lacks.
+        """
+        tokens = self.vocabulary.encode_commands(commands, self.max_command)
+        return self.vocabulary.decode(self.decoder.predict(tokens, batch_size=batch_size, verbose=0))
+
+    def exact_match(self, sentences, batch_size=256):
+        """The share of commands whose actions are right from the first to the last, length included.
+
+        Args:
+            sentences: `data.Sentences`.
+        """
+        found = self(sentences.commands, batch_size)
+        return float(np.mean([one == other for one, other in zip(found, sentences.actions, strict=True)]))
