@@ -98,7 +98,7 @@ def test_evidence_on_zero_shot_classifiers_goes_on_and_judges_each_ordering(tmp_
         for more in (["--minutes", "0.0001"], [], [])
     )
     rows = [json.loads(line) for line in (tmp_path / "equitune_zero_shot.jsonl").read_text().splitlines()]
-    assert len(rows) == 3 + 1 + 2 * 6 + 5 + 2 * 5
+    assert len(rows) == 3 + 1 + 2 * 6 + 2 * 5
     assert started.count(" s\n") + first.count(" s\n") == len(rows) and " s\n" not in again
     assert "| λ-equitune, two stages | – |" in again
     assert again.count("equitune above classifier alone: ") == 2

@@ -386,12 +386,11 @@ tokens = encoders.tokenize(["a church", "a ball"] * 2)
 encoders.compile("sgd")
 encoders.fit({"images": images, "token_ids": tokens}, np.array([0, 1, 0, 1]), verbose=0)
 model = sk.applications.zero_shot.from_prompts(encoders, ["church", "ball"])
-for method in ("equizero", "lambda"):
-    robust = sk.applications.zero_shot.invariant(model, sk.groups.Cyclic(4), method, frozen_features=True)
-    robust.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    robust.fit(images, np.array([0, 1, 0, 1]), verbose=0)
-    turned = robust.predict(np.rot90(images, axes=(1, 2)), verbose=0)
-    np.testing.assert_allclose(turned, robust.predict(images, verbose=0), atol=1e-3)
+robust = sk.applications.zero_shot.invariant(model, sk.groups.Cyclic(4), "equizero")
+robust.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+robust.fit(images, np.array([0, 1, 0, 1]), verbose=0)
+turned = keras.ops.convert_to_numpy(robust(np.rot90(images, axes=(1, 2)).copy()))
+np.testing.assert_allclose(turned, keras.ops.convert_to_numpy(robust(images)), atol=1e-3)
 """
     environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
     finished = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
