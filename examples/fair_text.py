@@ -94,7 +94,7 @@ def draw(picture, sentiments):
     )
     axes.margins(y=0.15)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=3, loc="lower left")
+    axes.legend(frameon=False, ncols=3, loc="lower right")
     figure.savefig(picture, dpi=130)
     plt.close(figure)
 
