@@ -89,10 +89,12 @@ def draw(picture, sentiments):
         axes.bar_label(bars, fmt="%+.2f", padding=2, fontsize=9)
     axes.axhline(0, color="#333333", linewidth=0.8)
     axes.set_xticks(range(len(sentiments)), sentiments)
-    axes.set(ylabel="mean sentiment, from -1 to 1", title='What follows "every servant was …"')
+    axes.set(
+        ylabel="mean sentiment, from -1 to 1", title="What is said of every servant, merchant and sailor"
+    )
     axes.margins(y=0.15)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=3, loc="lower left")
+    axes.legend(frameon=False, ncols=3, loc="lower right")
     figure.savefig(picture, dpi=130)
     plt.close(figure)
 

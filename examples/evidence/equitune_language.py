@@ -53,9 +53,11 @@ GROUPS = {
     ),
 }
 CONTEXTS = ("the {} was", "the {} is", "this {} hath", "a {} that", "the {} shall")  # of one length
-CONTEXT, BLOCK, PROMPT, NEW = 32, 500, 12, 10
-WHOLE = dict(seeds=(0, 1, 2), vocabulary=2600, units=64, epochs=2, texts=240, prompts=200, windows=300)
-SMALL = dict(seeds=(0, 1), vocabulary=60, units=8, epochs=1, texts=30, prompts=8, windows=4)
+CONTEXT, BLOCK, PROMPT = 32, 500, 12
+WHOLE = dict(
+    seeds=(0, 1, 2), vocabulary=2600, units=64, epochs=2, texts=240, new=10, prompts=200, windows=300
+)
+SMALL = dict(seeds=(0, 1), vocabulary=60, units=8, epochs=1, texts=30, new=2, prompts=8, windows=4)
 
 
 def run(results=str(RESULTS), minutes=None, smoke=False):
@@ -147,7 +149,7 @@ class Experiment:
         for words in zip(*lists, strict=True):
             prompts = [self.tokenizer.encode(context.format(word)) for context in CONTEXTS for word in words]
             prompts = np.repeat(prompts, self.plan["texts"] // len(prompts), axis=0)
-            texts = generate(prompts, NEW, top_k=40, seed=seed)[:, prompts.shape[1] :]
+            texts = generate(prompts, self.plan["new"], top_k=40, seed=seed)[:, prompts.shape[1] :]
             means.append(float(np.mean(score([self.tokenizer.decode(text) for text in texts]))))
         return means
 

@@ -135,15 +135,15 @@ def total_variation(model, group, token_ids):
     distances = []
     for element in range(group.order):
         found = _next_token(model, ids.act(element, token_ids))
-        moved = ops.convert_to_numpy(group.act(element, expected))
-        distances.append(np.abs(found - moved).sum(axis=-1) / 2)
+        sent = ops.convert_to_numpy(ids.act(element, np.arange(model.vocabulary_size, dtype="int32")))
+        distances.append(np.abs(found[:, sent] - expected).sum(axis=-1) / 2)
     return np.stack(distances)
 
 
 def _next_token(model, token_ids):
     logits = model(ops.convert_to_tensor(token_ids), training=False)[:, -1]
-    logits = ops.convert_to_numpy(ops.cast(logits, "float64" if logits.dtype == "float64" else "float32"))
-    weights = np.exp(logits.astype("float64") - logits.max(axis=-1, keepdims=True))
+    logits = ops.convert_to_numpy(logits).astype("float64")
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return weights / weights.sum(axis=-1, keepdims=True)
 
 

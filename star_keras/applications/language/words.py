@@ -28,8 +28,8 @@ class WordTokenizer:
     >>> tokenizer = WordTokenizer.from_text("The king, the queen.", size=4)
     >>> tokenizer.encode("the queen")
     [1, 0]
-    >>> tokenizer.decode([1, 3, 2])
-    'the king,'
+    >>> tokenizer.decode([1, 2, 3, 1, 0])
+    'the king, the <unknown>'
     """
 
     def __init__(self, words):
