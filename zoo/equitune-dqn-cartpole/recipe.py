@@ -120,7 +120,7 @@ def put_into_zoo(model, results):
         description="Equitune of a deep Q-network that balances the pole of CartPole-v1: left is treated as "
         "right.",
         task="control",
-        training_data="CartPole-v1, 51,200 steps",
+        training_data="CartPole-v1, 30,720 steps",
         license="Apache-2.0",
         results={
             "return": results["return"],
