@@ -318,6 +318,7 @@ def test_without_gymnasium_the_extra_is_named(monkeypatch):
         control.make("CartPole-v1")
 
 
+@pytest.mark.slow
 def test_star_keras_is_imported_without_gymnasium(tmp_path):
     code = (
         "import sys; sys.modules['gymnasium'] = None; import star_keras as sk; sk.applications.control.DQN()"
@@ -439,6 +440,7 @@ def test_players_remember_what_they_saw_and_begin_anew():
     )
 
 
+@pytest.mark.slow
 def test_training_is_repeated_by_its_seeds_and_not_by_others():
     def trained(seed):
         keras.utils.set_random_seed(0)
