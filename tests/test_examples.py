@@ -129,6 +129,7 @@ def test_evidence_on_control_goes_on_and_judges_each_ordering(tmp_path):
 @pytest.mark.slow
 def test_evidence_on_commands_goes_on_and_judges_each_ordering(tmp_path):
     command = [sys.executable, str(EXAMPLES / "evidence" / "equitune_scan.py"), "--smoke", "--cells", "gru"]
+    command += ["--tasks", "add_jump"]
     first, again = (
         subprocess.run(
             [*command, "--results", ".", "--folder", "models"],
@@ -140,11 +141,8 @@ def test_evidence_on_commands_goes_on_and_judges_each_ordering(tmp_path):
         for _ in range(2)
     )
     rows = [json.loads(line) for line in (tmp_path / "equitune_scan.jsonl").read_text().splitlines()]
-    assert len(rows) == first.count(" s\n") == 2 * (5 + 5) and " s\n" not in again
+    assert len(rows) == first.count(" s\n") == 5 + 5 and " s\n" not in again
     assert {row["stage"] for row in rows} == {"zero-shot", "fine-tuned"}
     assert all(0 <= row["exact_match"] <= 1 for row in rows)
     assert again.count("| zero-shot | gru | equizero | sentence | 2 |") == 1
-    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
-        "add_jump-gru-0",
-        "around_right-gru-0",
-    ]
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["add_jump-gru-0"]
