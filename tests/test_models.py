@@ -200,3 +200,33 @@ def test_images_smaller_than_the_total_stride_are_refused_with_the_minimum(size)
 def test_another_size_than_the_models_is_refused_with_a_way_out(backbone):
     with pytest.raises(ShapeError, match=r"\(None, None, 3\)"):
         backbone(np.zeros((1, 64, 64, 3), "uint8"))
+
+
+# What stays frozen
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("resnet20", {}),
+        ("resnet20", {"num_classes": 3}),
+        ("moe_cnn", {"num_classes": 3}),
+        (
+            "lambda_equitune",
+            {"num_classes": 3, "backbone": {"architecture": "resnet20", "input_shape": (32, 32, 3)}},
+        ),
+    ],
+    ids=["backbone", "classifier", "moe_cnn", "lambda_equitune"],
+)
+def test_a_frozen_model_made_again_is_frozen_to_its_last_layer_and_its_statistics(name, config):
+    size = {} if "backbone" in config else {"input_shape": (32, 32, 3)}
+    frozen = models.create(name, trainable=False, **size, **config)
+    again = type(frozen).from_config(frozen.get_config())
+    for model in (frozen, again):
+        assert not model.trainable and not any(layer.trainable for layer in model.layers)
+        before = [np.array(variable) for variable in model.non_trainable_variables]
+        model(IMAGES, training=True)
+        for was, now in zip(before, model.non_trainable_variables, strict=True):
+            np.testing.assert_array_equal(was, np.array(now))
+    again.trainable = True
+    assert all(layer.trainable for layer in again.layers)

@@ -41,7 +41,7 @@ class Classifier(OnBackbone):
         backbone: an image model that ends in features `(batch, features)`, such as a `ResNet`.
         num_classes: number of classes, at least 1.
         classifier_activation: of the head. Defaults to "softmax"; None gives logits.
-        **kwargs: `name`, `trainable`.
+        name, trainable: as for any model.
 
     Attributes:
         backbone: the backbone; freeze it with `classifier.backbone.trainable = False`.
@@ -60,7 +60,7 @@ class Classifier(OnBackbone):
     (None, 10)
     """
 
-    def __init__(self, backbone, num_classes, classifier_activation="softmax", name=None, **kwargs):
+    def __init__(self, backbone, num_classes, classifier_activation="softmax", name=None, trainable=True):
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(
                 f"`num_classes` must be a positive integer. Received: num_classes={num_classes!r}"
@@ -72,9 +72,11 @@ class Classifier(OnBackbone):
             dtype="float32",
             name="classifier",
         )
-        super().__init__(inputs=backbone.input, outputs=head(backbone.output), name=name, **kwargs)
+        super().__init__(inputs=backbone.input, outputs=head(backbone.output), name=name)
         self.dtype_policy = backbone.dtype_policy
         self.backbone = backbone
         self.num_classes = num_classes
         self.classifier_activation = classifier_activation
         self.minimum_size = getattr(backbone, "minimum_size", 1)
+        if not trainable:
+            self.trainable = False  # by the constructor, Keras would freeze the model but not its layers

@@ -25,7 +25,7 @@ class LambdaEquiTune(OnBackbone):
         num_classes: number of classes, at least 1.
         hidden_units: widths of the hidden layers of the score. Defaults to `(100,)`.
         classifier_activation: at the end. Defaults to "softmax"; None gives the averaged logits.
-        **kwargs: `name`, `trainable`.
+        name, trainable: as for any model.
 
     Attributes:
         equitune: the `EquiTune` inside. `equitune.model` is the classifier of one turn,
@@ -54,7 +54,13 @@ class LambdaEquiTune(OnBackbone):
     arguments = (*OnBackbone.arguments, "hidden_units")
 
     def __init__(
-        self, backbone, num_classes, hidden_units=(100,), classifier_activation="softmax", name=None, **kwargs
+        self,
+        backbone,
+        num_classes,
+        hidden_units=(100,),
+        classifier_activation="softmax",
+        name=None,
+        trainable=True,
     ):
         score = [layers.Dense(units, "relu", dtype="float32") for units in hidden_units]
         equitune = EquiTune(
@@ -70,7 +76,7 @@ class LambdaEquiTune(OnBackbone):
         outputs = layers.Activation(classifier_activation, dtype="float32", name="classifier")(
             equitune(images)
         )
-        super().__init__(inputs=images, outputs=outputs, name=name, **kwargs)
+        super().__init__(inputs=images, outputs=outputs, name=name)
         self.dtype_policy = backbone.dtype_policy
         self.equitune = equitune
         self.backbone = backbone
@@ -78,3 +84,5 @@ class LambdaEquiTune(OnBackbone):
         self.hidden_units = tuple(hidden_units)
         self.classifier_activation = classifier_activation
         self.minimum_size = getattr(backbone, "minimum_size", 1)
+        if not trainable:
+            self.trainable = False  # by the constructor, Keras would freeze the model but not its layers

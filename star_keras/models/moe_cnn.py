@@ -50,7 +50,7 @@ class MoECNN(ImageModel):
         top_k: number of experts kept for each image. Defaults to `None`, all.
         classifier_activation: at the end. Defaults to "softmax"; `None` gives logits.
         dtype: a dtype or dtype policy; `None` for the global one.
-        **kwargs: `name`, `trainable`.
+        name, trainable: as for any model.
 
     Input shape: `(batch, height, width, 3)`, uint8 or float in [0, 255].
     Output shape: `(batch, num_classes)`, float32.
@@ -84,7 +84,7 @@ class MoECNN(ImageModel):
         classifier_activation="softmax",
         dtype=None,
         name="moe_cnn",
-        **kwargs,
+        trainable=True,
     ):
         arguments = {
             "num_classes": num_classes,
@@ -136,10 +136,12 @@ class MoECNN(ImageModel):
             name="experts",
         )(code)
         outputs = layers.Activation(classifier_activation, dtype="float32", name="classifier")(logits)
-        super().__init__(inputs=images, outputs=outputs, name=name, **kwargs)
+        super().__init__(inputs=images, outputs=outputs, name=name)
         self.dtype_policy = policy
         self.arguments = arguments
         self.minimum_size = MINIMUM_SIZE
+        if not trainable:
+            self.trainable = False  # by the constructor, Keras would freeze the model but not its layers
 
     def get_config(self):
         return {

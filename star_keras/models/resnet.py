@@ -53,7 +53,7 @@ class ResNet(ImageModel):
         mean, std: of the pixels divided by 255, one number for each of red, green and blue.
         dtype: a dtype or dtype policy; None for the global one. Preprocessing, batch statistics and
             the features are float32 whatever the policy.
-        **kwargs: `name`, `trainable`.
+        name, trainable: as for any model.
 
     Attributes:
         pyramid: the last maps of each stage by level, `{"P3": of stride 8, ...}`, so that
@@ -90,7 +90,7 @@ class ResNet(ImageModel):
         std=IMAGENET_STD,
         dtype=None,
         name=None,
-        **kwargs,
+        trainable=True,
     ):
         if architecture not in VARIANTS:
             raise ValueError(
@@ -135,7 +135,7 @@ class ResNet(ImageModel):
         features = layers.GlobalAveragePooling2D(
             data_format="channels_last", dtype="float32", name="features"
         )(x)
-        super().__init__(inputs=images, outputs=features, name=name or architecture, **kwargs)
+        super().__init__(inputs=images, outputs=features, name=name or architecture)
 
         self.dtype_policy = parts.dtype
         self.architecture = architecture
@@ -147,6 +147,8 @@ class ResNet(ImageModel):
         self.minimum_size = minimum_size
         self.chosen_stem = chosen
         self._pyramid = pyramid
+        if not trainable:
+            self.trainable = False  # by the constructor, Keras would freeze the model but not its layers
 
     @property
     def pyramid(self):

@@ -23,7 +23,7 @@ class ZeroShotClassifier(ImageModel):
         image_encoder: functional Keras model from images in [0, 255] to embeddings `(batch, units)`.
         class_names: list of distinct names.
         logit_scale: positive factor of the similarities. Defaults to 100.0.
-        **kwargs: `name`, `trainable`.
+        name, trainable: as for any model.
 
     Attributes:
         class_embeddings: float32 array `(classes, units)`.
@@ -36,7 +36,9 @@ class ZeroShotClassifier(ImageModel):
             are not of its size.
     """
 
-    def __init__(self, image_encoder, class_names, logit_scale=100.0, name="zero_shot_classifier", **kwargs):
+    def __init__(
+        self, image_encoder, class_names, logit_scale=100.0, name="zero_shot_classifier", trainable=True
+    ):
         names = distinct("class_names", class_names)
         if not 0 < logit_scale < np.inf:
             raise ValueError(f"`logit_scale` must be positive and finite. Received: {logit_scale}")
@@ -49,12 +51,14 @@ class ZeroShotClassifier(ImageModel):
         images = keras.Input(image_encoder.input_shape[1:], dtype="float32", name="images")
         embedding = UnitLength(dtype="float32", name="embedding")(image_encoder(images))
         similarities = Similarities(len(names), logit_scale, dtype="float32", name="classes")
-        super().__init__(inputs=images, outputs=similarities(embedding), name=name, **kwargs)
+        super().__init__(inputs=images, outputs=similarities(embedding), name=name)
         self.dtype_policy = image_encoder.dtype_policy
         self.image_encoder = image_encoder
         self.class_names = names
         self.logit_scale = float(logit_scale)
         self.minimum_size = getattr(image_encoder, "minimum_size", 1)
+        if not trainable:
+            self.trainable = False  # by the constructor, Keras would freeze the model but not its layers
 
     @property
     def class_embeddings(self):
