@@ -279,7 +279,8 @@ def print_verdicts(title, rows):
             found, text = difference(scores[low], scores[high])
             word = "confirmed" if found.low > 0 else "not confirmed" if found.high < 0 else "within noise"
             print(f"- {NAMES[high]} above {NAMES[low]}: {word}, {text} points")
-    for method in [method for method in lambdas if method in scores]:
+    # of frozen encoders, uniform weights are equitune itself
+    for method in [method for method in ("two stages", "joint") if method in scores]:
         uniform = [row["uniform_weights"] for row in rows if row["method"] == method]
         _, text = difference(scores[method], uniform)
         print(f"- uniform weights in place of the trained λ ({NAMES[method]}): {text} points")
