@@ -52,12 +52,23 @@ NAMES = {
     "two stages": "λ-equitune, two stages",
     "joint": "λ-equitune, joint",
 }
-TUNED = ("pretrained", "equitune", "equizero", "two stages", "joint")
 FROZEN, TUNING = "zero-shot", "fine-tuned"
 RATE = 1e-3  # what each method of equitune_cnn.py chose
 # What is run, and with --smoke.
-WHOLE = {"seeds": (0, 1, 2), "groups": tuple(GROUPS), "steps": (100, 500)}
-SMALL = {"seeds": (0, 1), "groups": ("quarter turns",), "steps": (10,)}
+WHOLE = {
+    "seeds": (0, 1, 2),
+    "groups": tuple(GROUPS),
+    "proxies": PROXIES,
+    "steps": (100, 500),
+    "tuned": ("pretrained", "equitune", "equizero", "two stages", "joint"),
+}
+SMALL = {
+    "seeds": (0, 1),
+    "groups": ("quarter turns",),
+    "proxies": ("confidence",),
+    "steps": (10,),
+    "tuned": ("pretrained", "equizero", "joint"),
+}
 
 
 def run(results=str(RESULTS), folder="runs/equitune_zero_shot", minutes=None, smoke=False):
@@ -70,20 +81,20 @@ def run(results=str(RESULTS), folder="runs/equitune_zero_shot", minutes=None, sm
         return rows if len(rows) == len(runs) else None
 
     held_out = {"group": "quarter turns", "seed": 0, "split": "validation"}
-    choices = [{"stage": FROZEN, "method": proxy, "setting": None, **held_out} for proxy in PROXIES]
+    choices = [{"stage": FROZEN, "method": proxy, "setting": None, **held_out} for proxy in plan["proxies"]]
     choices += [{"stage": FROZEN, "method": "lambda", "setting": s, **held_out} for s in plan["steps"]]
     rows = go(choices)
     if rows is None:
         return
     steps = best(rows, ["lambda"])["setting"]
-    experiment.chosen = {"proxy": best(rows, PROXIES)["method"], "steps": steps}
+    experiment.chosen = {"proxy": best(rows, plan["proxies"])["method"], "steps": steps}
 
-    settings = {"pretrained": None, "equitune": None, **dict.fromkeys(PROXIES), "lambda": steps}
+    settings = {"pretrained": None, "equitune": None, **dict.fromkeys(plan["proxies"]), "lambda": steps}
     runs = compared(FROZEN, plan["groups"][:1], settings, plan["seeds"])
     few = {method: settings[method] for method in settings if method not in PROXIES}
     few[experiment.chosen["proxy"]] = None
     frozen = go(runs + compared(FROZEN, plan["groups"][1:], few, plan["seeds"]))
-    settings = dict.fromkeys(TUNED, RATE)
+    settings = dict.fromkeys(plan["tuned"], RATE)
     tuned = go(compared(TUNING, plan["groups"][:1], settings, plan["seeds"]))
     if frozen is None or tuned is None:
         return
