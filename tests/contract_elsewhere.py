@@ -43,7 +43,7 @@ def answer(identity, one, folder):
     record(results, f"{identity}/rebuilt", rebuilt(one.model_inputs(), training=False))
     if one.same_everywhere and rebuilt.trainable_variables:
         one.train_one_step(rebuilt)
-        record(results, f"{identity}/trained", list(rebuilt.variables))
+        record(results, f"{identity}/trained", list(rebuilt.weights))
     return results
 
 

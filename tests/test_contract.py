@@ -194,7 +194,7 @@ def save(identity, case, folder):
     record(expected, f"{identity}/rebuilt", outputs)
     if case.same_everywhere and model.trainable_variables:
         case.train_one_step(model, jit_compile=False)
-        record(expected, f"{identity}/trained", list(model.variables))
+        record(expected, f"{identity}/trained", list(model.weights))
     return expected
 
 
