@@ -19,13 +19,11 @@ def refuse(*_, **__):
 
 socket.socket.connect = socket.create_connection = refuse
 sys.path.insert(0, sys.argv[1])
-import numpy as np
 import star_keras as sk
 
 assert sk.__file__.startswith(sys.argv[1]), sk.__file__
 for name in sk.models.list():
-    backbone = sk.models.load(name)
-    assert np.isfinite(backbone.predict(np.zeros((1, *backbone.input_shape[1:])), verbose=0)).all()
+    sk.models.verify(name)
 images, labels, *_ = sk.data.load("fashion_mnist", split="test")
 assert len(labels) == 2000
 """
