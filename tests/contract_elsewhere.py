@@ -9,7 +9,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from contract import CASES, exists
+from contract import exists
+from contract_cases import CASES
 
 
 def main(folder):

@@ -1,0 +1,292 @@
+"""Encoder-decoders made equivariant: against loops by hand, in files, in training, on other backends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from _sequences import (
+    ACTIONS,
+    CELLS,
+    COMMANDS,
+    INPUTS,
+    METHODS,
+    ORDERS,
+    WORDS,
+    array,
+    equivariant,
+    log_softmax,
+    names,
+    random_model,
+)
+
+import star_keras as sk
+from star_keras.applications.scan import cross_entropy, word_group
+from star_keras.exceptions import ConfigError
+from star_keras.models import EquivariantSequenceToSequence, weights
+from star_keras.models.decoding import GreedyDecoder
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@METHODS
+def test_outputs_follow_the_group(order, weighting, combine):
+    model = equivariant(order, weighting, combine)
+    group, outputs = model.group, array(model(INPUTS))
+    for element in range(1, order):
+        moved = {name: array(group.ids.act(element, tokens)) for name, tokens in INPUTS.items()}
+        np.testing.assert_allclose(array(model(moved)), array(group.act(element, outputs)), atol=1e-5)
+    assert not np.allclose(outputs, log_softmax(array(model.model(INPUTS))), atol=1e-2)
+
+
+@METHODS
+def test_what_is_said_follows_the_group(weighting, combine):
+    decoder = GreedyDecoder(equivariant(4, weighting, combine), max_actions=3)
+    group, said = decoder.model.group, array(decoder(COMMANDS))
+    for element in (1, 2):
+        moved = array(decoder(array(group.ids.act(element, COMMANDS))))
+        np.testing.assert_array_equal(moved, array(group.ids.act(element, said)))
+    assert len(np.unique(said, axis=0)) > 1
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_order_one_is_the_model_itself(cell):
+    model, alone = random_model(cell), word_group([["jump"], ["I_JUMP"]])
+    for combine in ("step", "sentence"):
+        for weighting in ("mean", "argmin"):
+            one = EquivariantSequenceToSequence(model, alone, weighting, combine)
+            np.testing.assert_allclose(array(one(INPUTS)), log_softmax(array(model(INPUTS))), atol=1e-5)
+            said = [array(GreedyDecoder(either, max_actions=3)(COMMANDS)) for either in (one, model)]
+            np.testing.assert_array_equal(*said)
+
+
+def members_by_hand(model, commands, actions):
+    """`log p(g . | g x, g y)` of every element, by gathers in NumPy: `(order, batch, steps, tokens)`."""
+    rows = model.group.rows
+    found = []
+    for row in rows:
+        logs = log_softmax(array(model.model({"commands": row[commands], "actions": row[actions]})))
+        found.append(logs[..., row])
+    return np.stack(found)
+
+
+@METHODS
+def test_outputs_are_those_of_a_loop_over_sentences_and_steps(weighting, combine):
+    model = equivariant(4, weighting, combine)
+    members, outputs = members_by_hand(model, COMMANDS, ACTIONS[:, :-1]), array(model(INPUTS))
+    chosen = set()
+    for row, tokens in enumerate(ACTIONS[:, :-1]):
+        length = np.count_nonzero(tokens)
+        for step in range(length):
+            logs = members[:, row, step]
+            if weighting == "mean":
+                expected = logs.mean(axis=0)
+            elif weighting == "lambda":
+                expected = learned_weights(model)[:, row] @ logs
+            else:
+                sure = logs.max(axis=-1)
+                if combine == "sentence":
+                    sure = members[:, row, :length].max(axis=-1).mean(axis=-1)
+                chosen.add(int(sure.argmax()))
+                expected = logs[sure.argmax()]
+            np.testing.assert_allclose(outputs[row, step], expected, atol=1e-5)
+    assert weighting != "argmin" or len(chosen) > 1
+
+
+def learned_weights(model):
+    """`(order, batch)`: the softmax of the score of the decoder's first state."""
+    scores = []
+    for row in model.group.rows:
+        _, states = model.model.encode(row[COMMANDS])
+        scores.append(array(model.score(states[0]))[:, 0])
+    return np.exp(scores) / np.exp(scores).sum(axis=0)
+
+
+@METHODS
+def test_what_is_said_is_what_a_loop_over_tokens_says(weighting, combine):
+    model, limit = equivariant(4, weighting, combine), 4
+    said = array(GreedyDecoder(model, max_actions=limit)(COMMANDS))
+    lengths = set()
+    for row in (0, 3):
+        by_hand = (say_together if combine == "step" else say_apart)(model, row, limit)
+        assert said[row].tolist() == by_hand + [0] * (limit + 1 - len(by_hand))
+        lengths.add(len(by_hand))
+    assert len(lengths) > 1
+
+
+def say_together(model, row, limit):
+    """Greedy steps of the teacher-forced outputs, whose prefix is what was said."""
+    said = []
+    while len(said) <= limit and (not said or said[-1] != 2):
+        prefix = np.array([[1, *said]])
+        members = members_by_hand(model, COMMANDS[row : row + 1], prefix)[:, 0, -1]
+        if model.weighting == "argmin":
+            logs = members[members.max(axis=-1).argmax()]
+        elif model.weighting == "lambda":
+            logs = learned_weights(model)[:, row] @ members
+        else:
+            logs = members.mean(axis=0)
+        said.append(int(logs.argmax()))
+    return said
+
+
+def say_apart(model, row, limit):
+    """Whole sentences of each member, brought back, and then weighed."""
+    members = []
+    for permutation in model.group.rows:
+        said, logs = [], []
+        while len(said) <= limit and (not said or said[-1] != 2):
+            inputs = {
+                "commands": permutation[COMMANDS[row : row + 1]],
+                "actions": np.array([[1, *said]]),
+            }
+            logs.append(log_softmax(array(model.model(inputs)))[0, -1])
+            said.append(int(logs[-1].argmax()))
+        members.append([one[permutation] for one in logs])
+    if model.weighting == "argmin":
+        sure = [np.mean([one.max() for one in logs]) for logs in members]
+        return [int(one.argmax()) for one in members[int(np.argmax(sure))]]
+    scale = learned_weights(model)[:, row] if model.weighting == "lambda" else np.ones(len(members))
+    said = []
+    for step in range(max(map(len, members))):
+        speaking = [(w, logs[step]) for w, logs in zip(scale, members, strict=True) if step < len(logs)]
+        said.append(int(sum(w * logs for w, logs in speaking).argmax()))
+        if said[-1] == 2:
+            break
+    return said if said[-1] == 2 or len(said) > limit else [*said, 2]
+
+
+def test_padding_after_the_end_does_not_make_a_sentence_surer():
+    model = equivariant(4, "argmin", "sentence")
+    longer = {name: np.pad(tokens, ((0, 0), (0, 5 * (name == "actions")))) for name, tokens in INPUTS.items()}
+    short, long = array(model(INPUTS)), array(model(longer))
+    np.testing.assert_allclose(long[:, : short.shape[1]], short, atol=1e-5)
+
+
+def test_parts_that_do_not_fit_together_are_refused():
+    model = random_model()
+    with pytest.raises(ValueError, match="22 tokens.*size=23"):
+        EquivariantSequenceToSequence(model, sk.groups.VocabularyCycle([[6, 8]], 23))
+    with pytest.raises(ValueError, match=r"alone.*\[2\]"):
+        EquivariantSequenceToSequence(model, sk.groups.VocabularyCycle([[2, 8]], 22))
+    with pytest.raises(ValueError, match="last axis"):
+        EquivariantSequenceToSequence(model, sk.groups.VocabularyCycle([[6, 8]], 22, axis=-2))
+    with pytest.raises(ValueError, match="last axis.*Cyclic"):
+        EquivariantSequenceToSequence(model, sk.groups.Cyclic(4))
+    with pytest.raises(ValueError, match="`model`"):
+        EquivariantSequenceToSequence(keras.layers.Dense(2), ORDERS[2])
+    with pytest.raises(ConfigError, match="`weighting`.*best"):
+        EquivariantSequenceToSequence(model, ORDERS[2], weighting="best")
+    with pytest.raises(ConfigError, match="`combine`.*word"):
+        EquivariantSequenceToSequence(model, ORDERS[2], combine="word")
+
+
+# --- files, training, translation -----------------------------------------------------------------
+
+
+@METHODS
+def test_equivariant_models_are_saved_and_loaded(weighting, combine, tmp_path):
+    model = equivariant(4, weighting, combine)
+    sk.models.save(model, tmp_path / "ours")
+    again = sk.models.load(tmp_path / "ours")
+    np.testing.assert_allclose(array(again(INPUTS)), array(model(INPUTS)), atol=1e-6)
+    assert again.group.rings == model.group.rings
+    assert (again.weighting, again.combine) == (weighting, combine)
+    model.save_weights(tmp_path / "keras.weights.h5")
+    weights.read(tmp_path / "keras.weights.h5", again)
+    assert names(tmp_path / "ours" / "model.weights.h5") == names(tmp_path / "keras.weights.h5")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"architecture": "os.system"}},
+        {"rings": [[6, 8], [16]]},
+        {"rings": [[6, 22]]},
+        {"rings": [[0, 6]]},
+        {"rings": []},
+        {"weighting": "vote"},
+        {"num_classes": 3},
+    ],
+    ids=str,
+)
+def test_impossible_equivariant_models_are_refused(changes):
+    config = {"model": {"architecture": "gru_seq2seq", "vocabulary_size": 22, "units": 4}, "rings": [[6, 8]]}
+    sk.models.create("equivariant_seq2seq", **config)
+    with pytest.raises(ValueError, match="Received|Unknown"):
+        sk.models.create("equivariant_seq2seq", **{**config, **changes})
+
+
+def test_the_score_learns_alone_while_the_model_is_frozen():
+    model = equivariant(2, "lambda")
+    model.model.trainable = False
+    frozen, score = model.model.get_weights(), model.score.get_weights()
+    model.compile(keras.optimizers.SGD(1.0), cross_entropy(), jit_compile=False)
+    model.train_on_batch(INPUTS, ACTIONS[:, 1:])
+    for before, after in zip(frozen, model.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert not np.array_equal(score[0], model.score.get_weights()[0])
+
+
+@pytest.mark.parametrize("gradient", ["equitune", "identity", "selected"])
+def test_the_gradient_of_equizero_is_that_which_was_asked_for(gradient):
+    """By hand, for the bias of the logits: the error of the answer, in the words of those who get it."""
+    network, targets = random_model(dropout=0.0), ACTIONS[:, 1:]
+    model = EquivariantSequenceToSequence(network, ORDERS[4], "argmin", gradient=gradient)
+    members, rows = members_by_hand(model, COMMANDS, ACTIONS[:, :-1]), model.group.rows
+    surest = members.max(axis=-1).argmax(axis=0)
+    assert len(np.unique(surest)) > 1
+    expected = np.zeros(WORDS.size)
+    for place in zip(*np.nonzero(targets), strict=True):
+        error = np.exp(members[(surest[place], *place)]) - np.eye(WORDS.size)[targets[place]]
+        heard = {"equitune": range(4), "identity": [0], "selected": [surest[place]]}[gradient]
+        for element in heard:
+            expected[rows[element]] += error / len(heard) / np.count_nonzero(targets)
+    before = array(network.logits.bias).copy()
+    model.compile(keras.optimizers.SGD(1.0), cross_entropy(), jit_compile=False)
+    model.train_on_batch(INPUTS, targets)
+    np.testing.assert_allclose(before - array(network.logits.bias), expected, atol=1e-5)
+
+
+SCRIPT = """
+import json, sys
+import keras, numpy as np
+import star_keras as sk
+
+found = {}
+for name in ("step", "sentence"):
+    model = sk.models.load(f"{sys.argv[1]}/{name}")
+    inputs = dict(np.load(f"{sys.argv[1]}/inputs.npz"))
+    outputs = keras.ops.convert_to_numpy(model(inputs))
+    decoder = sk.applications.scan.Translator(model, max_actions=5).decoder
+    said = decoder.predict(inputs["commands"], verbose=0)
+    model.compile(keras.optimizers.SGD(0.1), sk.applications.scan.cross_entropy())
+    loss = float(model.train_on_batch(inputs, inputs["actions"]))
+    found[name] = {"outputs": outputs.tolist(), "said": said.tolist(), "loss": loss}
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_say_the_same(backend, tmp_path):
+    pytest.importorskip(backend)
+    models = {name: equivariant(3, "argmin", name) for name in ("step", "sentence")}
+    for name, model in models.items():
+        sk.models.save(model, tmp_path / name)
+    np.savez(tmp_path / "inputs.npz", **INPUTS)
+    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
+    environment["PYTHONPATH"] = str(Path(sk.__file__).parents[1])
+    finished = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, env=environment
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    found = json.loads(finished.stdout.splitlines()[-1])
+    for name, model in models.items():
+        np.testing.assert_allclose(found[name]["outputs"], array(model(INPUTS)), atol=1e-4)
+        said = array(GreedyDecoder(model, max_actions=5)(COMMANDS))
+        np.testing.assert_array_equal(found[name]["said"], said)
+        assert np.isfinite(found[name]["loss"])
