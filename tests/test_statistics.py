@@ -69,3 +69,21 @@ def test_a_failed_run_is_not_averaged_away():
 def test_p_values_outside_their_range_are_refused():
     with pytest.raises(ValueError, match=r"\[0, 1\]. Received"):
         holm([0.5, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict", "text"),
+    [
+        (2.0, "confirmed", "+2.0 [+2.0, +2.0]"),
+        (-2.0, "not confirmed", "-2.0 [-2.0, -2.0]"),
+        (0.0, "within noise", "+0.0 [+0.0, +0.0]"),
+    ],
+)
+def test_the_verdict_is_that_of_the_interval(shift, verdict, text):
+    found = paired_comparison([1.0, 2.0, 3.0], [1.0 + shift, 2.0 + shift, 3.0 + shift])
+    assert (found.verdict, f"{found:+.1f}") == (verdict, text)
+
+
+def test_an_interval_with_zero_inside_is_noise():
+    found = paired_comparison([0.0, 0.0, 0.0], [3.0, -1.0, 1.0])
+    assert found.low < 0 < found.high and found.verdict == "within noise"

@@ -111,7 +111,7 @@ def print_table(networks, rows):
     pretrained, *others = networks
     for other in others:
         found = sk.evaluation.paired_comparison(scores[other]["ap"], scores[pretrained]["ap"])
-        print(f"AP: {pretrained} - {other} {found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]")
+        print(f"AP: {pretrained} - {other} {found:+.1f}, {found.verdict}")
 
 
 if __name__ == "__main__":

@@ -247,12 +247,11 @@ def print_verdicts(rows, proxies):
     pairs = [("lambda", "equitune"), ("equitune", "pretrained"), *(("equitune", proxy) for proxy in proxies)]
     for high, low in pairs:
         if high in scores and low in scores:
-            found, text = difference(scores[low], scores[high])
-            word = "confirmed" if found.low > 0 else "not confirmed" if found.high < 0 else "within noise"
-            print(f"- {NAMES[high]} above {NAMES[low]}: {word}, {text} points")
+            found = difference(scores[low], scores[high])
+            print(f"- {NAMES[high]} above {NAMES[low]}: {found.verdict}, {found:+.1f} points")
     uniform = [row["uniform_weights"] for row in rows if row["method"] == "lambda"]
-    _, text = difference(scores["lambda"], uniform)
-    print(f"- uniform weights in place of the trained λ: {text} points")
+    loss = difference(scores["lambda"], uniform)
+    print(f"- uniform weights in place of the trained λ: {loss:+.1f} points")
 
 
 def print_data(rows):
@@ -264,8 +263,8 @@ def print_data(rows):
 
 
 def difference(first, second):
-    found = sk.evaluation.paired_comparison(first, second)
-    return found, f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    """Of the second from the first, in points."""
+    return sk.evaluation.paired_comparison(100 * np.array(first), 100 * np.array(second))
 
 
 def spread(values):

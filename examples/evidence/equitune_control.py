@@ -113,9 +113,7 @@ def print_table(task, rows):
             ("mean", "lambda"),
         ):
             found = sk.evaluation.paired_comparison(scores[low, stage], scores[high, stage])
-            word = "confirmed" if found.low > 0 else "not confirmed" if found.high < 0 else "within noise"
-            text = f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
-            print(f"- {stage}: {METHODS[high]} above {METHODS[low]}: {word}, {text}")
+            print(f"- {stage}: {METHODS[high]} above {METHODS[low]}: {found.verdict}, {found:+.1f}")
     print(f"Greatest equivariance error: {max(max(row['equivariance_error'].values()) for row in rows):.1g}")
 
 

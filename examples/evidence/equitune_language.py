@@ -201,8 +201,7 @@ def print_verdicts(rows):
         ("sentiment of EquizeroLM above that of EquiLM", of("equi", mean), of("equizero", mean)),
     ):
         found = sk.evaluation.paired_comparison(first, second)
-        word = "confirmed" if found.low > 0 else "not confirmed" if found.high < 0 else "within noise"
-        print(f"- {text}: {word}, {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]")
+        print(f"- {text}: {found.verdict}, {found:.3f}")
 
 
 def gap(row):

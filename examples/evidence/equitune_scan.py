@@ -170,10 +170,8 @@ def print_verdicts(rows):
 
 def print_verdict(name, low, high):
     if len(low) == len(high) > 1:
-        found = sk.evaluation.paired_comparison(low, high)
-        word = "confirmed" if found.low > 0 else "not confirmed" if found.high < 0 else "within noise"
-        interval = f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-        print(f"- {name}: {word}, {interval} points")
+        found = sk.evaluation.paired_comparison(100 * np.array(low), 100 * np.array(high))
+        print(f"- {name}: {found.verdict}, {found:+.1f} points")
 
 
 def scores(rows, **kind):

@@ -287,19 +287,18 @@ def print_verdicts(title, rows):
     pairs += [(one, low) for one in lambdas for low in ("equitune", *zeros)]
     for high, low in pairs:
         if high in scores and low in scores:
-            found, text = difference(scores[low], scores[high])
-            word = "confirmed" if found.low > 0 else "not confirmed" if found.high < 0 else "within noise"
-            print(f"- {NAMES[high]} above {NAMES[low]}: {word}, {text} points")
+            found = difference(scores[low], scores[high])
+            print(f"- {NAMES[high]} above {NAMES[low]}: {found.verdict}, {found:+.1f} points")
     # of frozen encoders, uniform weights are equitune itself
     for method in [method for method in ("two stages", "joint") if method in scores]:
         uniform = [row["uniform_weights"] for row in rows if row["method"] == method]
-        _, text = difference(scores[method], uniform)
-        print(f"- uniform weights in place of the trained λ ({NAMES[method]}): {text} points")
+        loss = difference(scores[method], uniform)
+        print(f"- uniform weights in place of the trained λ ({NAMES[method]}): {loss:+.1f} points")
 
 
 def difference(first, second):
-    found = sk.evaluation.paired_comparison(first, second)
-    return found, f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    """Of the second from the first, in points."""
+    return sk.evaluation.paired_comparison(100 * np.array(first), 100 * np.array(second))
 
 
 def spread(values):

@@ -188,10 +188,7 @@ def print_table(data, weight, rows):
         print(f"| {METHODS[method]} | " + " | ".join(cells) + " |")
     for name in scores["snnl"]:
         found = sk.evaluation.paired_comparison(scores["baseline"][name], scores["snnl"][name])
-        print(
-            f"{name}: snnl - baseline {found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}], "
-            f"Wilcoxon p {found.wilcoxon_p:.3f}"
-        )
+        print(f"{name}: snnl - baseline {found:+.4f}, Wilcoxon p {found.wilcoxon_p:.3f}")
 
 
 def draw(stem, rows):

@@ -70,9 +70,8 @@ def print_table(rows, variants):
     for variant in variants:
         plain, loss = ("five experts", "balance") if variant == "balance loss" else (variant, "neighbour")
         after = values(variant, 0.0 if loss == "balance" else WEIGHT, "accuracy")
-        found = sk.evaluation.paired_comparison(values(plain, 0.0, "accuracy"), after)
-        interval = f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
-        print(f"{variant}: {100 * found.mean:+.2f} {interval} points of accuracy by the {loss} loss")
+        found = sk.evaluation.paired_comparison(100 * values(plain, 0.0, "accuracy"), 100 * after)
+        print(f"{variant}: {found.verdict}, {found:+.2f} points of accuracy by the {loss} loss")
 
 
 if __name__ == "__main__":

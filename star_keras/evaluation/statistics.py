@@ -24,6 +24,17 @@ class PairedComparison(typing.NamedTuple):
     t_p: float
     count: int
 
+    @property
+    def verdict(self):
+        """Whether the second scores higher: "confirmed", or "not confirmed" where it scores lower, as far
+        as the interval tells; else "within noise"."""
+        return "confirmed" if self.low > 0 else "not confirmed" if self.high < 0 else "within noise"
+
+    def __format__(self, spec):
+        """Mean and interval, each number in the format asked for: with "+.1f", "+1.5 [+0.2, +2.9]"."""
+        mean, low, high = (format(number, spec) for number in (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]"
+
     def to_dict(self):
         """The fields as plain JSON, with None for NaN."""
         return {key: None if np.isnan(value) else value for key, value in self._asdict().items()}
@@ -50,8 +61,8 @@ def paired_comparison(first, second, resamples=10_000, seed=0):
     Example:
 
     >>> found = paired_comparison([0.90, 0.91, 0.89, 0.90, 0.92, 0.90], [0.92, 0.94, 0.90, 0.94, 0.97, 0.96])
-    >>> round(found.mean, 3), round(found.wilcoxon_p, 3)
-    (0.035, 0.031)
+    >>> f"{found.verdict}: {found:+.3f}", round(found.wilcoxon_p, 3)
+    ('confirmed: +0.035 [+0.022, +0.048]', 0.031)
 
     Reference: Wilcoxon, Individual Comparisons by Ranking Methods (1945); Efron (1979).
     """

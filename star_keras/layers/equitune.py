@@ -318,9 +318,7 @@ class EquiTune(keras.Model):
                 f"{kind}; wrap the part of the model before it."
             )
         members = ops.reshape(self._transform(leaf), (len(elements), -1, *ops.shape(leaf)[1:]))
-        if group is None:
-            return members
-        return ops.stack([group.act(group.inverse(g), members[i]) for i, g in enumerate(elements)])
+        return members if group is None else orbits.brought_back(group, members, elements)
 
     def _transform(self, leaf):
         if self.combine == "probs":

@@ -123,6 +123,18 @@ def _straight_through(outputs, base):
     return base + ops.stop_gradient(outputs - base)
 
 
+def brought_back(group, members, elements=None):
+    """What was said of moved inputs in the frame of the first: member i moved by the inverse of its element.
+
+    Args:
+        group: moves one member.
+        members: `(members, rows, ...)`.
+        elements: the element of each. Defaults to None: all of the group, in turn.
+    """
+    elements = range(group.order) if elements is None else elements
+    return ops.stack([group.act(group.inverse(g), members[i]) for i, g in enumerate(elements)])
+
+
 def accurate(tensor):
     """In float64 if it is already, else in float32."""
     kind = keras.backend.standardize_dtype(tensor.dtype)

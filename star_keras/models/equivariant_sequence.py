@@ -139,8 +139,7 @@ class EquivariantSequenceToSequence(keras.Model):
     def bring_back(self, outputs):
         """What was said of each member of the orbit in the words of the first, `(order, batch, ...)`."""
         outputs = ops.reshape(outputs, (self.group.order, -1, *ops.shape(outputs)[1:]))
-        undone = [self.group.act(self.group.inverse(g), outputs[g]) for g in range(self.group.order)]
-        return ops.stack(undone)
+        return orbits.brought_back(self.group, outputs)
 
     def learned_scores(self, states):
         """Scores `(order, batch)` of the first states of the decoder; None without a learned score."""

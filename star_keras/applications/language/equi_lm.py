@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from star_keras.exceptions import ShapeError
+from star_keras.layers import orbits
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
@@ -85,10 +86,8 @@ class EquiLM(keras.Model):
         return ops.reshape(self._ids.orbit(token_ids), (-1, ops.shape(token_ids)[-1]))
 
     def _average(self, logits):
-        order = self.group.order
-        members = ops.reshape(logits, (order, -1, *ops.shape(logits)[1:]))
-        back = [self.group.act(self.group.inverse(g), members[g]) for g in range(order)]
-        mean = ops.sum(ops.stack(back), axis=0) / order
+        members = ops.reshape(logits, (self.group.order, -1, *ops.shape(logits)[1:]))
+        mean = ops.mean(orbits.brought_back(self.group, members), axis=0)
         return ops.where(self._is_general, members[0], mean) if self.general_ids else mean
 
     def get_config(self):
