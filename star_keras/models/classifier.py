@@ -72,11 +72,9 @@ class Classifier(OnBackbone):
             dtype="float32",
             name="classifier",
         )
-        super().__init__(inputs=backbone.input, outputs=head(backbone.output), name=name)
+        super().__init__(inputs=backbone.input, outputs=head(backbone.output), name=name, trainable=trainable)
         self.dtype_policy = backbone.dtype_policy
         self.backbone = backbone
         self.num_classes = num_classes
         self.classifier_activation = classifier_activation
         self.minimum_size = getattr(backbone, "minimum_size", 1)
-        if not trainable:
-            self.trainable = False  # by the constructor, Keras would freeze the model but not its layers

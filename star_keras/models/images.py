@@ -6,9 +6,10 @@ import keras
 import numpy as np
 
 from star_keras.exceptions import ShapeError
+from star_keras.models.functional import FunctionalModel
 
 
-class ImageModel(keras.Model):
+class ImageModel(FunctionalModel):
     """A functional model of images `(batch, height, width, 3)`, uint8 or float, in [0, 255].
 
     Anything else is refused with a hint before it is computed on, and images that seem to have been

@@ -76,7 +76,7 @@ class LambdaEquiTune(OnBackbone):
         outputs = layers.Activation(classifier_activation, dtype="float32", name="classifier")(
             equitune(images)
         )
-        super().__init__(inputs=images, outputs=outputs, name=name)
+        super().__init__(inputs=images, outputs=outputs, name=name, trainable=trainable)
         self.dtype_policy = backbone.dtype_policy
         self.equitune = equitune
         self.backbone = backbone
@@ -84,5 +84,3 @@ class LambdaEquiTune(OnBackbone):
         self.hidden_units = tuple(hidden_units)
         self.classifier_activation = classifier_activation
         self.minimum_size = getattr(backbone, "minimum_size", 1)
-        if not trainable:
-            self.trainable = False  # by the constructor, Keras would freeze the model but not its layers

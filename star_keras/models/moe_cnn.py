@@ -136,12 +136,10 @@ class MoECNN(ImageModel):
             name="experts",
         )(code)
         outputs = layers.Activation(classifier_activation, dtype="float32", name="classifier")(logits)
-        super().__init__(inputs=images, outputs=outputs, name=name)
+        super().__init__(inputs=images, outputs=outputs, name=name, trainable=trainable)
         self.dtype_policy = policy
         self.arguments = arguments
         self.minimum_size = MINIMUM_SIZE
-        if not trainable:
-            self.trainable = False  # by the constructor, Keras would freeze the model but not its layers
 
     def get_config(self):
         return {

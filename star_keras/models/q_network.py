@@ -7,6 +7,7 @@ from star_keras.exceptions import ShapeError
 from star_keras.layers.equitune import EquiTune
 from star_keras.layers.initialization import torch_bias, torch_kernel
 from star_keras.models import config as checks
+from star_keras.models.functional import FunctionalModel
 
 OPTIONS = {
     "state_size": checks.integer(1, 65_536),
@@ -16,7 +17,7 @@ OPTIONS = {
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
-class QNetwork(keras.Model):
+class QNetwork(FunctionalModel):
     """The value of each action in a state, by a dense network: `values[a] = Q(state, a)`.
 
     The shape is the one that Stable-Baselines3 gives to deep Q-learning by default: two hidden layers of 64
@@ -52,12 +53,10 @@ class QNetwork(keras.Model):
             hidden = _dense(units, width, "relu", dtype, f"hidden_{number}")(hidden)
             width = units
         values = _dense(sizes["num_actions"], width, None, "float32", "values")(hidden)
-        super().__init__(inputs=states, outputs=values, name=name)
+        super().__init__(inputs=states, outputs=values, name=name, trainable=trainable)
         self.dtype_policy = checks.float_policy(dtype)
         self.state_size, self.num_actions = sizes["state_size"], sizes["num_actions"]
         self.hidden_units = tuple(sizes["hidden_units"])
-        if not trainable:
-            self.trainable = False  # by the constructor, Keras would freeze the model but not its layers
 
     def get_config(self):
         return {
@@ -73,7 +72,7 @@ class QNetwork(keras.Model):
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
-class EquiTuneQNetwork(keras.Model):
+class EquiTuneQNetwork(FunctionalModel):
     """A Q-network made equivariant: what it knows of a state it knows of all states symmetric to it.
 
     With `Q` the network, `g` the elements of the group and `g a` the action that stands to `g s` as `a`
@@ -134,15 +133,13 @@ class EquiTuneQNetwork(keras.Model):
             name="equitune",
         )
         inputs = keras.Input(network.input_shape[1:], dtype="float32", name="states")
-        super().__init__(inputs=inputs, outputs=equitune(inputs), name=name)
+        super().__init__(inputs=inputs, outputs=equitune(inputs), name=name, trainable=trainable)
         self.dtype_policy = network.dtype_policy
         self.equitune = equitune
         self.network = network
         self.states, self.actions = states, actions
         self.weighting = weighting
         self.score_units = tuple(score_units)
-        if not trainable:
-            self.trainable = False
 
     def get_config(self):
         parts = ("network", "states", "actions")

@@ -123,10 +123,10 @@ def create(architecture_name, /, *, dtype=None, name=None, trainable=True, **con
     config = chosen.check(config)
     extra = checks.validate({"name": name or architecture_name, "trainable": trainable}, MODEL_OPTIONS)
     policy = checks.float_policy(dtype)
-    if "num_classes" in chosen.options or config.get("num_classes") is None:
+    head = {key: config.pop(key) for key in HEAD_OPTIONS if key in config and key not in chosen.options}
+    if head.get("num_classes") is None:
         model = chosen.build(dtype=policy, name=extra["name"], **config)
     else:
-        head = {key: config.pop(key) for key in HEAD_OPTIONS if key in config}
         model = Classifier(chosen.build(dtype=policy, **config), name=extra["name"], **head)
     if not trainable:
         model.trainable = False

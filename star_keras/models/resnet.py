@@ -135,7 +135,7 @@ class ResNet(ImageModel):
         features = layers.GlobalAveragePooling2D(
             data_format="channels_last", dtype="float32", name="features"
         )(x)
-        super().__init__(inputs=images, outputs=features, name=name or architecture)
+        super().__init__(inputs=images, outputs=features, name=name or architecture, trainable=trainable)
 
         self.dtype_policy = parts.dtype
         self.architecture = architecture
@@ -147,8 +147,6 @@ class ResNet(ImageModel):
         self.minimum_size = minimum_size
         self.chosen_stem = chosen
         self._pyramid = pyramid
-        if not trainable:
-            self.trainable = False  # by the constructor, Keras would freeze the model but not its layers
 
     @property
     def pyramid(self):

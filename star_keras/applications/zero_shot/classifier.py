@@ -51,14 +51,12 @@ class ZeroShotClassifier(ImageModel):
         images = keras.Input(image_encoder.input_shape[1:], dtype="float32", name="images")
         embedding = UnitLength(dtype="float32", name="embedding")(image_encoder(images))
         similarities = Similarities(len(names), logit_scale, dtype="float32", name="classes")
-        super().__init__(inputs=images, outputs=similarities(embedding), name=name)
+        super().__init__(inputs=images, outputs=similarities(embedding), name=name, trainable=trainable)
         self.dtype_policy = image_encoder.dtype_policy
         self.image_encoder = image_encoder
         self.class_names = names
         self.logit_scale = float(logit_scale)
         self.minimum_size = getattr(image_encoder, "minimum_size", 1)
-        if not trainable:
-            self.trainable = False  # by the constructor, Keras would freeze the model but not its layers
 
     @property
     def class_embeddings(self):
