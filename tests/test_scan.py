@@ -182,7 +182,8 @@ def test_batches_hold_every_pair_once_an_epoch_in_an_order_of_seed_and_epoch():
 
 
 @pytest.mark.slow
-def test_a_model_that_knows_jump_alone_says_jump_twice_by_equizero():
+def test_a_model_that_knows_jump_alone_says_jump_twice_once_verbs_may_change_places():
+    keras.utils.set_random_seed(0)
     verbs = {"walk": "I_WALK", "run": "I_RUN", "look": "I_LOOK"}
     pairs = [("jump", "I_JUMP"), *verbs.items()]
     pairs += [(f"{verb} twice", f"{act} {act}") for verb, act in verbs.items()]
@@ -194,6 +195,7 @@ def test_a_model_that_knows_jump_alone_says_jump_twice_by_equizero():
     test = Sentences(["jump twice", "jump thrice"], ["I_JUMP I_JUMP", "I_JUMP I_JUMP I_JUMP"])
     alone = Translator(model, max_actions=4)
     assert alone.exact_match(train) == 1
-    for combine in ("step", "sentence"):
-        equizero = EquivariantSequenceToSequence(model, ORDERS[4], "argmin", combine)
-        assert Translator(equizero, max_actions=4).exact_match(test) == 1 > alone.exact_match(test)
+    # By step equizero follows whoever is surest of one action, which may be the member that is lost.
+    for weighting, combine in (("argmin", "sentence"), ("mean", "sentence"), ("mean", "step")):
+        together = EquivariantSequenceToSequence(model, ORDERS[4], weighting, combine)
+        assert Translator(together, max_actions=4).exact_match(test) == 1 > alone.exact_match(test)

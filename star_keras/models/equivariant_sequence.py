@@ -40,6 +40,9 @@ class EquivariantSequenceToSequence(keras.Model):
     - "sentence": each decodes to its end by itself. "argmin" takes the sentence whose actions were surest
       on average over its own length; the others average at every step those that still speak.
 
+    For "argmin" choose "sentence", as the paper's code does: by step it follows whoever is surest of one
+    action, and a member that is lost can be that.
+
     Called, the model returns what is averaged for known actions, to be trained by `fit` with a
     cross-entropy from logits; `applications.scan.Translator` says new ones.
 
