@@ -8,6 +8,8 @@ import functools
 
 import numpy as np
 
+from star_keras.optional import needed
+
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vPX*"
 _INK, _FAINT = "#333333", "#D9D9D9"
@@ -46,10 +48,9 @@ def library():
     Raises:
         ImportError: if it is not installed; names the extra.
     """
-    try:
-        import matplotlib.image
-    except ImportError as error:
-        raise ImportError("Pictures need Matplotlib: pip install 'star-keras[plots]'") from error
+    needed("matplotlib.image", "Pictures need Matplotlib", "plots")
+    import matplotlib
+
     return matplotlib
 
 

@@ -7,7 +7,9 @@ import importlib
 
 import keras
 import numpy as np
-from contract import case, floats, images, integers
+from contract import CASES, case, floats, images, integers
+
+__all__ = ["CASES"]
 
 # --- layers ---------------------------------------------------------------------------------------
 

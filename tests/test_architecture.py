@@ -8,7 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "star_keras"
 LEVELS = {
-    "version": 0, "exceptions": 0, "backend": 0, "ops": 0.1, "groups": 0.2,
+    "version": 0, "exceptions": 0, "optional": 0, "backend": 0, "ops": 0.1, "groups": 0.2,
     "layers": 1, "losses": 1, "metrics": 1, "augmentation": 1, "data": 1,
     "models": 2, "training": 2, "evaluation": 2,
     "callbacks": 3, "architectures": 3, "applications": 3.1,

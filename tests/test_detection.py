@@ -130,7 +130,7 @@ def test_images_of_another_size_and_backbones_without_a_fine_map_are_refused():
 def test_a_missing_package_is_named_with_its_extra(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     images, boxes, labels = scenes(2)
-    with pytest.raises(ImportError, match=r'pip install "star-keras\[detection\]"'):
+    with pytest.raises(ImportError, match=r"pip install 'star-keras\[detection\]'"):
         detection(backbone(), (images, boxes, labels), (images, boxes, labels), num_classes=2)
 
 

@@ -111,7 +111,7 @@ def test_regard_is_the_probability_of_praise_minus_that_of_blame(monkeypatch):
     [
         ("vaderSentiment.vaderSentiment", r"star-keras\[text\]", lambda: equizero(score="sentiment")),
         ("transformers", "pip install transformers", lambda: equizero(score="regard")),
-        ("keras_hub", "pip install --no-deps keras-hub", lambda: language.load_gpt2("gpt2_base_en")),
+        ("keras_hub", r"pip install 'star-keras\[hub\]'", lambda: language.load_gpt2("gpt2_base_en")),
     ],
 )
 def test_a_missing_package_is_named(package, message, use, monkeypatch):

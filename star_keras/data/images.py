@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 
 from star_keras.exceptions import ShapeError
+from star_keras.optional import needed
 
 _BIG = 16384
 
@@ -123,13 +124,7 @@ def resize(images, size):
 
 def pillow():
     """`PIL.Image`, imported when a file has to be decoded."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            "Decoding and resizing images needs Pillow: pip install 'star-keras[data]'"
-        ) from error
-    return Image
+    return needed("PIL.Image", "Decoding and resizing images needs Pillow", "data")
 
 
 def _map_files(function, files):

@@ -4,10 +4,9 @@ import difflib
 import os
 import pathlib
 
-from star_keras.data import fashion_mnist, folders, images, npz, prepared
+from star_keras.data import fashion_mnist, folders, images, npz, own, prepared
 
 EMBEDDED = "fashion_mnist"
-VARIABLE = "STAR_KERAS_DATA"
 
 
 def load(name, split=None, size=None, data_dir=None, download=False, on_error="raise"):
@@ -94,19 +93,17 @@ def _existing_path(name):
 
 def _files():
     """`{name: path}` of the npz files in the data folder."""
-    folder = os.environ.get(VARIABLE)
-    if not folder:
-        return {}
-    return {path.stem: path for path in sorted(pathlib.Path(folder).expanduser().glob("*.npz"))}
+    folder = own.folder()
+    return {path.stem: path for path in sorted(folder.glob("*.npz"))} if folder else {}
 
 
 def _unknown(name, data_dir):
-    folder, root = os.environ.get(VARIABLE), prepared.root(data_dir)
+    folder, root = own.folder(), prepared.root(data_dir)
     known = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     places = [f"prepared tensorflow-datasets in {root}"]
     if data_dir is None:
         known += [EMBEDDED, *(stem for stem, path in _files().items() if npz.is_image_set(path))]
-        places.append(f"npz files in {folder}" if folder else f"npz files ({VARIABLE} names no folder)")
+        places.append(f"npz files in {folder}" if folder else f"npz files ({own.VARIABLE} names no folder)")
         places.append(f"the embedded {EMBEDDED!r}")
     closest = difflib.get_close_matches(name[:80], known, n=3, cutoff=0.3)
     return (

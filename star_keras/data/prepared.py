@@ -9,6 +9,7 @@ import numpy as np
 from star_keras.data import images as image_tools
 from star_keras.data.images import Split
 from star_keras.data.npz import choose
+from star_keras.optional import needed
 
 
 def root(data_dir=None):
@@ -59,12 +60,6 @@ def _without_grey_channel(image):
 
 
 def _library():
-    try:
-        import tensorflow  # noqa: F401
-        import tensorflow_datasets
-    except ImportError as error:
-        raise ImportError(
-            "Sets of tensorflow-datasets need that package and TensorFlow to read them: "
-            "pip install 'star-keras[data,tensorflow]'"
-        ) from error
-    return tensorflow_datasets
+    purpose = "Sets of tensorflow-datasets need that package and TensorFlow to read them"
+    needed("tensorflow", purpose, "data,tensorflow")
+    return needed("tensorflow_datasets", purpose, "data,tensorflow")

@@ -2,16 +2,15 @@
 
 import io
 import itertools
-import os
 import pathlib
 import typing
 import zipfile
 
 import numpy as np
 
+from star_keras.data import own
 from star_keras.exceptions import IntegrityError
 
-VARIABLE = "STAR_KERAS_DATA"
 FILE = "scan.zip"
 TASKS = {
     "add_jump": "add_prim_split/tasks_{split}_addprim_jump.txt",
@@ -196,7 +195,7 @@ def scan_sentences():
     Example:
 
     >>> sentences = scan_sentences()
-    >>> len(sentences.commands), sentences.commands[60], sentences.actions[60]
+    >>> len(sentences.commands), sentences.commands[75], sentences.actions[75]
     (20910, 'jump opposite right', 'I_TURN_RIGHT I_TURN_RIGHT I_JUMP')
 
     Reference: Lake and Baroni, "Generalization without Systematicity" (ICML 2018), supplement.
@@ -227,13 +226,13 @@ def _act(phrase):
 
 
 def _find(file):
-    folder = os.environ.get(VARIABLE)
-    path = pathlib.Path(file) if file is not None else pathlib.Path(folder or ".", FILE).expanduser()
-    if (file is None and not folder) or not path.is_file():
-        where = f"no such file as {path}" if file is not None or folder else f"{VARIABLE} names no folder"
+    folder = own.folder()
+    path = pathlib.Path(file) if file is not None else folder and folder / FILE
+    if path is None or not path.is_file():
+        where = f"no such file as {path}" if path else f"{own.VARIABLE} names no folder"
         raise FileNotFoundError(
-            f"SCAN is read from {FILE} in the folder named by {VARIABLE}, or from `file`. Received: {where}. "
-            "Its texts are those of github.com/brendenlake/SCAN, below a folder `scan/`."
+            f"SCAN is read from {FILE} in the folder named by {own.VARIABLE}, or from `file`. "
+            f"Received: {where}. Its texts are those of github.com/brendenlake/SCAN, below a folder `scan/`."
         )
     return path
 

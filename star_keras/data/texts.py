@@ -1,9 +1,8 @@
 """Plain text, by path or from the data folder."""
 
-import os
 import pathlib
 
-VARIABLE = "STAR_KERAS_DATA"
+from star_keras.data import own
 
 
 def load_text(name):
@@ -27,8 +26,8 @@ def load_text(name):
     >>> load_text(path)
     'Once.'
     """
-    folder = os.environ.get(VARIABLE)
-    places = [pathlib.Path(name)] + ([pathlib.Path(folder) / f"{name}.txt"] if folder else [])
+    folder = own.folder()
+    places = [pathlib.Path(name)] + ([folder / f"{name}.txt"] if folder else [])
     for path in places:
         if path.is_file():
             try:
@@ -36,6 +35,6 @@ def load_text(name):
             except UnicodeDecodeError as error:
                 raise ValueError(f"A text must be UTF-8. Received: {path}, where {error}") from None
     raise ValueError(
-        f"`name` must be the path of a text, or the name of one in the folder of {VARIABLE} "
+        f"`name` must be the path of a text, or the name of one in the folder of {own.VARIABLE} "
         f"({folder or 'not set'}). Received: name={str(name)[:80]!r}"
     )

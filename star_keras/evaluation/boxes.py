@@ -7,6 +7,7 @@ import typing
 import numpy as np
 
 from star_keras.exceptions import ShapeError
+from star_keras.optional import needed
 
 
 class AveragePrecision(typing.NamedTuple):
@@ -50,18 +51,18 @@ def average_precision(boxes, labels, detections, num_classes):
     Reference: Lin et al., "Microsoft COCO: Common Objects in Context" (ECCV 2014).
     """
     check_boxes(boxes, labels, len(detections), num_classes)
-    coco, evaluation = pycocotools()
+    coco, judge = pycocotools()
     rows, found = _rows(zip(boxes, labels, strict=True)), _rows(detections)
     if not rows:
         raise ValueError("Precision needs at least one true box. Received: none in all images")
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _index(coco, len(detections), num_classes, rows)
         answers = _index(coco, len(detections), num_classes, found)
-        judge = evaluation(truth, answers, "bbox")
-        judge.evaluate()
-        judge.accumulate()
+        judged = judge(truth, answers, "bbox")
+        judged.evaluate()
+        judged.accumulate()
     # thresholds of overlap, recalls, classes; of all sizes, the best 100 of an image
-    precision = judge.eval["precision"][:, :, :, 0, -1]
+    precision = judged.eval["precision"][:, :, :, 0, -1]
     precision = np.where(precision < 0, np.nan, precision)
     known = [bool((precision[:, :, c] >= 0).any()) for c in range(num_classes)]
     per_class = [float(precision[:, :, c].mean()) if known[c] else float("nan") for c in range(num_classes)]
@@ -129,9 +130,5 @@ def _annotation(number, image, box, label, score=1.0):
 
 def pycocotools():
     """The two classes of the package, or an error that says how to have it."""
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise ImportError('Detection needs pycocotools: pip install "star-keras[detection]".') from error
-    return COCO, COCOeval
+    parts = (("pycocotools.coco", "COCO"), ("pycocotools.cocoeval", "COCOeval"))
+    return [getattr(needed(name, "Detection needs pycocotools", "detection"), part) for name, part in parts]

@@ -10,6 +10,7 @@ from keras import layers
 
 from star_keras.evaluation.boxes import average_precision, check_boxes, pycocotools
 from star_keras.exceptions import NonFiniteError, ShapeError
+from star_keras.optional import needed
 
 STRIDE = 4
 LEVELS = ("P2", "P3", "P4")
@@ -91,7 +92,7 @@ def detection(
     Reference: Lin et al., "Focal Loss for Dense Object Detection" (ICCV 2017); Jeon et al., "Soft
     Task-Aware Routing of Experts" (NeurIPS 2025), section 4, detection with a frozen backbone.
     """
-    keras_cv, _ = _keras_cv(), pycocotools()
+    keras_cv, _ = needed("keras_cv", "Detection needs keras-cv", "detection"), pycocotools()
     for name, part in (("train", train), ("test", test)):
         _check(name, part, backbone, num_classes)
     (images, boxes, labels), (test_images, test_boxes, test_labels) = train, test
@@ -131,6 +132,8 @@ def detection(
 
 def frozen_maps(backbone, images, batch_size=32):
     """The maps of stride 4 and coarser, in one array: coarse ones repeated to the grid of the finest.
+
+    keras-cv's `RetinaNet` trains on one array of images; this is what it gets in their place.
 
     Returns:
         `(maps, widths)`: a float32 array `(n, height / 4, width / 4, channels)`, and the channels of each
@@ -269,11 +272,3 @@ def _check(name, part, backbone, num_classes):
             f"Received: {f'shape {shape}' if shape else type(images).__name__}. Resize them, and their boxes."
         )
     check_boxes(boxes, labels, len(images), num_classes)
-
-
-def _keras_cv():
-    try:
-        import keras_cv
-    except ImportError as error:
-        raise ImportError('Detection needs keras-cv: pip install "star-keras[detection]".') from error
-    return keras_cv

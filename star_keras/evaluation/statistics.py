@@ -4,6 +4,8 @@ import typing
 
 import numpy as np
 
+from star_keras.optional import needed
+
 
 class PairedComparison(typing.NamedTuple):
     """How much higher the second of two methods scores, run by run.
@@ -70,7 +72,7 @@ def paired_comparison(first, second, resamples=10_000, seed=0):
     drawn = np.random.default_rng(seed).integers(len(differences), size=(resamples, len(differences)))
     low, high = np.percentile(differences[drawn].mean(axis=1), (2.5, 97.5))
     wilcoxon_p = t_p = float("nan")
-    stats = _scipy_stats()
+    stats = needed("scipy.stats", "Tests of significance need SciPy", "eval")
     if len(differences) >= 6 and differences.any():
         wilcoxon_p = float(stats.wilcoxon(differences).pvalue)
     if np.ptp(differences):
@@ -122,11 +124,3 @@ def _scores(first, second):
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ValueError("Scores must be finite. Received: NaN or infinity; run the failed seeds again.")
     return first
-
-
-def _scipy_stats():
-    try:
-        from scipy import stats
-    except ImportError as error:
-        raise ImportError("Tests of significance need SciPy: pip install 'star-keras[eval]'") from error
-    return stats

@@ -1,6 +1,7 @@
 """Tasks to learn: those of gymnasium, and a gridworld."""
 
 from star_keras.exceptions import ShapeError
+from star_keras.optional import needed
 
 GRIDWORLD = "star_keras/Gridworld-v0"
 _GRIDWORLD_STEPS = 50
@@ -66,10 +67,7 @@ def _gymnasium():
     Raises:
         ImportError: if it is not installed; names the extra.
     """
-    try:
-        import gymnasium
-    except ImportError as error:
-        raise ImportError("Control tasks need gymnasium: pip install 'star-keras[rl]'") from error
+    gymnasium = needed("gymnasium", "Control tasks need gymnasium", "rl")
     if GRIDWORLD not in gymnasium.registry:
         gymnasium.register(
             GRIDWORLD,

@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from star_keras.models import create
+from star_keras.optional import needed
 
 
 class HubTokenizer:
@@ -38,7 +39,7 @@ def load_gpt2(source):
 
     Reference: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
     """
-    library = _library()
+    library = needed("keras_hub", "GPT-2 comes from keras-hub", "hub")
     if isinstance(source, str):
         source = library.models.GPT2CausalLM.from_preset(source)
     if not isinstance(source, library.models.GPT2CausalLM):
@@ -88,13 +89,3 @@ def _attention(found, name):
     """Kernel and bias with the axes of heads and of their units as one."""
     kernel, bias = _pair(found, f"self_attention/{name}")
     return kernel.reshape(len(kernel), -1), bias.reshape(-1)
-
-
-def _library():
-    try:
-        import keras_hub
-    except ImportError as error:
-        raise ImportError(
-            "GPT-2 comes from keras-hub: pip install --no-deps keras-hub, as it asks for a second TensorFlow."
-        ) from error
-    return keras_hub

@@ -1,5 +1,7 @@
 """How well a text speaks: what `EquizeroLM` chooses by."""
 
+from star_keras.optional import needed
+
 
 def sentiment():
     """The compound sentiment of VADER, from -1 to 1: a lexicon, quick and coarse.
@@ -18,13 +20,8 @@ def sentiment():
 
     Reference: Hutto and Gilbert, "VADER" (ICWSM 2014).
     """
-    try:
-        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-    except ImportError as error:
-        raise ImportError(
-            'Scores by sentiment need vaderSentiment: pip install "star-keras[text]"'
-        ) from error
-    analyzer = SentimentIntensityAnalyzer()
+    vader = needed("vaderSentiment.vaderSentiment", "Scores by sentiment need vaderSentiment", "text")
+    analyzer = vader.SentimentIntensityAnalyzer()
     return lambda texts: [analyzer.polarity_scores(text)["compound"] for text in texts]
 
 

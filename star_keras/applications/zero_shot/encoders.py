@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from star_keras.optional import needed
+
 
 class Encoders(typing.NamedTuple):
     """An image and a text encoder into one space; a `models.DualEncoder` has the same three attributes.
@@ -46,7 +48,7 @@ def from_keras_hub(backbone, preprocessor=None):
     classifier = sk.applications.zero_shot.from_prompts(clip, ["church", "golf ball"])
     ```
     """
-    hub = _keras_hub()
+    hub = needed("keras_hub", "CLIP comes from keras-hub", "hub")
     if isinstance(backbone, str):
         preprocessor = preprocessor or hub.models.CLIPPreprocessor.from_preset(backbone)
         backbone = hub.models.CLIPBackbone.from_preset(backbone)
@@ -70,11 +72,3 @@ def from_keras_hub(backbone, preprocessor=None):
 
     logit_scale = np.exp(ops.convert_to_numpy(backbone.clip_head.logit_scale))
     return Encoders(image_encoder, encode_texts, float(logit_scale))
-
-
-def _keras_hub():
-    try:
-        import keras_hub
-    except ImportError as error:
-        raise ImportError("CLIP of keras-hub needs it: pip install 'star-keras[hub]'") from error
-    return keras_hub

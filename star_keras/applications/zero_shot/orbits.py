@@ -53,7 +53,8 @@ def invariant(
     ...     backbone={"architecture": "resnet20", "input_shape": [32, 32, 3]},
     ...     vocabulary=["a", "photo", "of", "church", "golf", "ball"],
     ... )
-    >>> robust = invariant(from_prompts(encoders, ["church", "golf ball"]), sk.groups.Cyclic(4))
+    >>> classifier = sk.applications.zero_shot.from_prompts(encoders, ["church", "golf ball"])
+    >>> robust = invariant(classifier, sk.groups.Cyclic(4))
     >>> images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype="uint8")
     >>> upright, turned = np.array(robust(images)), np.array(robust(np.rot90(images, axes=(1, 2))))
     >>> bool(np.abs(upright - turned).max() < 1e-3)
