@@ -1,4 +1,4 @@
-"""The only file that asks which backend runs: fused batch norm, custom gradients, rows over replicas."""
+"""The only file that asks which backend runs: fused kernels, custom gradients, rows over replicas."""
 
 import keras
 from keras import ops
@@ -147,3 +147,53 @@ def fused_batch_norm_inference(inputs, scale, offset, mean, variance, epsilon):
         outputs = tf.reshape(outputs, tf.shape(inputs))
         outputs.set_shape(inputs.shape)
     return outputs
+
+
+def small_convolution(inputs, kernel, strides, padding):
+    """A convolution whose kernel's gradient is computed as a convolution over the images of the batch.
+
+    Args:
+        inputs: `(batch, height, width, channels)`.
+        kernel: `(kernel height, kernel width, channels, filters)`.
+        strides: two ints.
+        padding: "SAME" or "VALID".
+
+    Returns:
+        The outputs; None where the backend or the device has a better way.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return None
+
+    @tf.custom_gradient
+    def convolve(inputs, kernel):
+        def gradient(upstream):
+            (top, left), (bottom, right) = _margins(inputs.shape, kernel.shape, strides, padding)
+            padded = tf.pad(inputs, ((0, 0), (top, bottom), (left, right), (0, 0)))
+            kernel_gradient = tf.nn.conv2d(
+                tf.transpose(padded, (3, 1, 2, 0)),
+                tf.transpose(upstream, (1, 2, 0, 3)),
+                strides=1,
+                padding="VALID",
+                dilations=strides,
+            )[:, : kernel.shape[0], : kernel.shape[1]]
+            input_gradient = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), strides, padding)
+            return input_gradient, tf.transpose(kernel_gradient, (1, 2, 0, 3))
+
+        return tf.nn.conv2d(inputs, kernel, strides, padding), gradient
+
+    return convolve(inputs, tf.cast(kernel, inputs.dtype))
+
+
+def _margins(shape, kernel_shape, strides, padding):
+    """`((top, left), (bottom, right))`: zeros that a convolution pads its inputs with."""
+    if padding == "VALID":
+        return (0, 0), (0, 0)
+    missing = [
+        max((-(-side // step) - 1) * step + size - side, 0)
+        for side, size, step in zip(shape[1:3], kernel_shape[:2], strides, strict=True)
+    ]
+    return [zeros // 2 for zeros in missing], [zeros - zeros // 2 for zeros in missing]

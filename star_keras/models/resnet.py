@@ -5,6 +5,7 @@ from keras import layers, ops
 
 from star_keras.exceptions import ShapeError
 from star_keras.layers.batch_normalization import BatchNormalization
+from star_keras.layers.convolution import Conv2D
 from star_keras.layers.initialization import torch_kernel
 from star_keras.models import config as checks
 from star_keras.models.images import ImageModel
@@ -276,7 +277,7 @@ class _Parts:
         symmetric = strides > 1 and size > 1  # where "same" would pad one side only
         if symmetric:
             x = self.pad(x, size // 2, f"{name}_padding")
-        return layers.Conv2D(
+        return Conv2D(
             filters,
             size,
             strides=strides,
