@@ -17,7 +17,7 @@ TASKS = ("invariant", "equivariant")
 
 case("layers.BatchNormalization", dict(momentum=0.9, epsilon=1e-5), [floats(4, 5, 3, 6)])
 case("layers.BatchNormalization", dict(unbiased=False), [floats(8, 6)], name="biased")
-case("layers.Conv2D", dict(filters=4, kernel_size=3, padding="same"), [floats(4, 5, 3, 6)])
+case("layers.Conv2D", dict(filters=4, kernel_size=(3, 3), padding="same"), [floats(4, 5, 3, 6)])
 case("layers.Projector", dict(units=4, hidden_units=(8, 6)), [floats(8, 5)])
 case("layers.Projector", dict(units=4, hidden_units=(8,), batch_norm=False), [floats(8, 5)], name="plain")
 case("layers.RoutedExperts", dict(units=4, num_experts=3, tasks=TASKS, hidden_units=(8, 6)), [floats(8, 5)])
