@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 
-NAMESPACES = ("layers", "losses", "metrics", "augmentation", "models", "training")
+NAMESPACES = (
+    *("layers", "losses", "metrics", "augmentation", "models", "training"),
+    *(f"applications.{name}" for name in ("control", "language", "scan", "zero_shot")),
+)
+KERAS = (keras.layers.Layer, keras.losses.Loss, keras.metrics.Metric)
 ABSTRACT = {"augmentation.Augmentation"}
 CASES = {}
 
@@ -148,7 +152,7 @@ def public_classes():
         names = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
         for name in names:
             value = getattr(module, name)
-            own = isinstance(value, type) and value.__module__.startswith("star_keras")
-            if own and not issubclass(value, tuple):
+            own = isinstance(value, type) and value.__module__.startswith(module.__name__)
+            if own and issubclass(value, KERAS):
                 paths.append(f"{namespace}.{name}")
     return paths

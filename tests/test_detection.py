@@ -8,7 +8,7 @@ import pytest
 
 import star_keras as sk
 from star_keras.evaluation import average_precision, detection
-from star_keras.evaluation.detection import frozen_maps
+from star_keras.evaluation.detector import frozen_maps
 from star_keras.exceptions import NonFiniteError, ShapeError
 
 RNG = np.random.default_rng(0)

@@ -2,7 +2,7 @@
 
 from star_keras.evaluation.baseline import untrained
 from star_keras.evaluation.boxes import AveragePrecision, average_precision
-from star_keras.evaluation.detection import DetectionResult, detection
+from star_keras.evaluation.detector import DetectionResult, detection
 from star_keras.evaluation.embeddings import extract_embeddings
 from star_keras.evaluation.episodes import FewShotResult, few_shot
 from star_keras.evaluation.equivariance import EquivarianceResult, equivariance_metrics

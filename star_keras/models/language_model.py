@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from star_keras.exceptions import ShapeError
+from star_keras.exceptions import ConfigError, ShapeError
 from star_keras.models import config as checks
 
 EPSILON = 1e-5
@@ -269,13 +269,11 @@ def _normal():
 def _check_sizes(vocabulary_size, max_length, units, num_layers, num_heads, hidden_units, dropout):
     """Raises ConfigError unless heads share the units, and weights are of a size that fits, all together."""
     if units % num_heads:
-        raise checks.ConfigError(
-            f"`num_heads` must divide `units`. Received: units={units}, num_heads={num_heads}."
-        )
+        raise ConfigError(f"`num_heads` must divide `units`. Received: units={units}, num_heads={num_heads}.")
     block = units * (4 * units + 2 * (hidden_units or 4 * units))
     weights = units * (vocabulary_size + max_length) + num_layers * block
     if weights > MAX_WEIGHTS:
-        raise checks.ConfigError(
+        raise ConfigError(
             f"The model may have {MAX_WEIGHTS} weights. Received: arguments that come to {weights}. "
             "Make it smaller."
         )

@@ -118,20 +118,15 @@ def verify(name):
 
 
 def embed_fixed_inputs(model):
-    """The first 16 dimensions of what a model says of eight fixed inputs, float32: images, states of
-    numbers, or what the model calls its `fixed_inputs`."""
-    outputs = model(_fixed_inputs(model), training=False)
+    """The first 16 dimensions of what a model says of eight fixed inputs, float32: images, or what the
+    model calls its `fixed_inputs`."""
+    if hasattr(model, "fixed_inputs"):
+        inputs = model.fixed_inputs(NUM_IMAGES)
+    else:
+        inputs = fixed_images(model.input_shape[1:3], model.minimum_size)
+    outputs = model(inputs, training=False)
     outputs = keras.ops.convert_to_numpy(outputs).reshape(NUM_IMAGES, -1)
     return outputs[:, :NUM_DIMENSIONS].astype("float32")
-
-
-def _fixed_inputs(model):
-    if hasattr(model, "fixed_inputs"):
-        return model.fixed_inputs(NUM_IMAGES)
-    if len(model.input_shape) == 2:
-        states = np.random.default_rng(0).normal(size=(NUM_IMAGES, model.input_shape[1]))
-        return states.astype("float32")
-    return fixed_images(model.input_shape[1:3], model.minimum_size)
 
 
 def fixed_images(size, minimum_size=1):

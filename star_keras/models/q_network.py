@@ -1,6 +1,7 @@
 """Networks of action values for deep Q-learning: a plain one, and one that respects a symmetry."""
 
 import keras
+import numpy as np
 from keras import layers
 
 from star_keras.exceptions import ShapeError
@@ -57,6 +58,10 @@ class QNetwork(FunctionalModel):
         self.dtype_policy = checks.float_policy(dtype)
         self.state_size, self.num_actions = sizes["state_size"], sizes["num_actions"]
         self.hidden_units = tuple(sizes["hidden_units"])
+
+    def fixed_inputs(self, count):
+        """States that are the same everywhere, by which a saved model is verified."""
+        return fixed_states(count, self.state_size)
 
     def get_config(self):
         return {
@@ -141,6 +146,10 @@ class EquiTuneQNetwork(FunctionalModel):
         self.weighting = weighting
         self.score_units = tuple(score_units)
 
+    def fixed_inputs(self, count):
+        """States that are the same everywhere, by which a saved model is verified."""
+        return fixed_states(count, self.input_shape[1])
+
     def get_config(self):
         parts = ("network", "states", "actions")
         return {
@@ -166,6 +175,11 @@ def describe(model):
         return None
     sizes = {"state_size": model.state_size, "num_actions": model.num_actions}
     return {**sizes, "hidden_units": list(model.hidden_units)}
+
+
+def fixed_states(count, size):
+    """As many states of so many numbers, the same everywhere."""
+    return np.random.default_rng(0).normal(size=(count, size)).astype("float32")
 
 
 def _dense(units, fan_in, activation, dtype, name):

@@ -79,7 +79,7 @@ class DQN:
             environment: as in `control.make`.
             steps: of the task, in all copies together; rounded up to whole epochs. Defaults to 50,000.
             seed: of the task, of exploration and of what is remembered; the network has its own.
-            verbose: whether to print a line an epoch. Defaults to 0.
+            verbose: whether to show progress, with an estimate. Defaults to 0.
 
         Returns:
             A dict of lists, one number an epoch: `loss`, None while warming up, and `return`, the mean of
@@ -100,13 +100,14 @@ class DQN:
         )
         epochs = -(-steps // self.steps_per_epoch)
         history = {"loss": [], "return": []}
+        progress = keras.utils.Progbar(epochs, verbose=verbose, stateful_metrics=history, unit_name="epoch")
         for epoch in range(epochs):
             returns = self._collect(network, players, memory, epoch * self.steps_per_epoch, steps)
             loss = self._update(updates, memory)
             history["loss"].append(loss)
             history["return"].append(float(np.mean(returns)) if returns else None)
-            if verbose:
-                print(f"Epoch {epoch + 1}/{epochs} - loss: {loss} - return: {history['return'][-1]}")
+            known = [(name, values[-1]) for name, values in history.items() if values[-1] is not None]
+            progress.update(epoch + 1, known)
         return history
 
     def _collect(self, network, players, memory, taken, steps):
