@@ -86,6 +86,8 @@ for identity, arguments in {
     "argmin_first": wrapped("argmin", ("Flip", "height"), score="entropy", ties="first", gradient="identity"),
 }.items():
     case("layers.EquiTune", arguments, [floats(4, 6, 6, 2)], name=identity)
+arguments = wrapped("mean", ("Dihedral", 4), num_samples=3)
+case("layers.EquiTune", arguments, [floats(4, 6, 6, 2)], name="drawn", same_everywhere=False)
 
 case(
     "layers.RoutedExperts",

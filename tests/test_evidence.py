@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 EVIDENCE = pathlib.Path(__file__).parent.parent / "examples" / "evidence"
@@ -136,3 +137,12 @@ def test_evidence_on_transfer_goes_on_and_judges(printed):
     assert len(rows) == finished_runs(first) == 3 * 2 and not finished_runs(again)
     assert all(row["floor"] <= 0.2 < row["accuracy"] for row in rows)
     assert "Fashion-MNIST: star-resnet20 - random like star-resnet20" in again
+
+
+@pytest.mark.slow
+def test_evidence_on_rotations_of_the_plane_goes_on_and_judges(printed):
+    first, again = printed("equitune_continuous"), printed("equitune_continuous")
+    rows = results("equitune_continuous")
+    assert len(rows) == finished_runs(first) == 3 * 2 and not finished_runs(again)
+    assert all(np.isfinite(row["error"]) and row["change_when_turned"] > 0 for row in rows)
+    assert "equitune errs less than network alone: " in again

@@ -1,5 +1,6 @@
 """What every group has in common: elements, composition table, orbit, and the laws."""
 
+import functools
 import numbers
 
 import keras
@@ -58,7 +59,8 @@ class Group:
         """Moves `x` by one element.
 
         Args:
-            element: a Python integer in `0 .. order - 1`.
+            element: a Python integer in `0 .. order - 1`, or a scalar integer tensor, where it is known
+                only when it runs: the action of all elements is compiled then.
             x: tensor or array; axes before those that the group moves are left alone.
 
         Returns:
@@ -67,18 +69,23 @@ class Group:
         Raises:
             ShapeError: if this element cannot move a tensor of this shape.
         """
-        element = self._check_element(element)
         if not isinstance(x, keras.KerasTensor):
             x = ops.convert_to_tensor(x)
+        if ops.is_tensor(element):
+            self.check_shape(x.shape)
+            return ops.switch(element, [functools.partial(self._moved, g) for g in range(self.order)], x)
+        element = self._check_element(element)
         self.check_shape(x.shape, (element,))
-        return x if element == 0 else self._move(element, x)
+        return self._moved(element, x)
 
     def orbit(self, x):
         """`x` moved by every element in turn, `(order, *x.shape)`."""
         return ops.stack([self.act(element, x) for element in range(self.order)])
 
     def inverse(self, element):
-        """The element that undoes `element`."""
+        """The element that undoes `element`, a Python integer or a scalar integer tensor."""
+        if ops.is_tensor(element):
+            return ops.take(ops.convert_to_tensor(self.inverses, dtype="int32"), element)
         return int(self.inverses[self._check_element(element)])
 
     def compose(self, first, second):
@@ -103,6 +110,9 @@ class Group:
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+    def _moved(self, element, x):
+        return x if element == 0 else self._move(element, x)
 
     def _move(self, element, x):
         raise NotImplementedError(f"`{type(self).__name__}` must implement `_move(element, x)`.")

@@ -1,5 +1,6 @@
 """Any model made equivariant to a group: by the mean, the best, or a learned weighting of its orbit."""
 
+import functools
 import warnings
 
 import keras
@@ -69,6 +70,10 @@ class EquiTune(keras.Model):
             orbit. None: the whole orbit at once. "auto" (default): the whole orbit while training; in
             inference 32 rows, the fastest measured on a CPU. A graph that does not know its batch size
             takes one member at a time, unless it is allowed the whole orbit.
+        num_samples: while training, visit only so many members of the orbit, drawn anew for every batch,
+            none twice: for groups that are large, or stand for a continuous one. The mean of such draws is
+            that of the orbit; "lambda" weighs, and "argmin" chooses, among those drawn, which is the whole
+            orbit's answer only as their number grows. Defaults to None, all of them. Inference visits all.
         from_logits: whether classes come as logits (default) or, if False, as probabilities. Only "entropy",
             "confidence", "log_probs" and "probs" look.
         **kwargs: `name`, `dtype` and `trainable`.
@@ -118,6 +123,7 @@ class EquiTune(keras.Model):
         combine="output",
         inputs=None,
         max_orbit_batch="auto",
+        num_samples=None,
         from_logits=True,
         **kwargs,
     ):
@@ -134,10 +140,12 @@ class EquiTune(keras.Model):
         self.combine = combine
         self.inputs = inputs if inputs is None or isinstance(inputs, str) else list(inputs)
         self.max_orbit_batch = max_orbit_batch
+        self.num_samples = num_samples
         self.from_logits = from_logits
         check_options(self)
         self._wiring = Wiring(model, group, output_group, self.inputs)
         self._tap = Tap(model, features) if isinstance(features, str) else None
+        self.seed_generator = None if num_samples is None else keras.random.SeedGenerator()
         if not group.exact:
             warnings.warn(
                 f"{group!r} interpolates, so the wrapper is equivariant only approximately: "
@@ -261,7 +269,17 @@ class EquiTune(keras.Model):
     def _chunks(self, inputs, training):
         batch = keras.tree.flatten(inputs)[0].shape[0]
         batch = batch if isinstance(batch, int) else None  # JAX has a symbol for a size it does not know
-        return plan_chunks(self.group.order, batch, fixed_batch(self.model), self.max_orbit_batch, training)
+        plan = functools.partial(
+            plan_chunks,
+            batch=batch,
+            fixed=fixed_batch(self.model),
+            most_rows=self.max_orbit_batch,
+            training=training,
+        )
+        if self.seed_generator is None or not training:
+            return plan(self.group.order)
+        drawn = keras.random.shuffle(ops.arange(self.group.order), seed=self.seed_generator)
+        return [[drawn[position] for position in chunk] for chunk in plan(self.num_samples)]
 
     def _visit(self, inputs, elements):
         """The model's outputs for some members of the orbit, and the scores `(members, rows)` of these."""
@@ -337,6 +355,7 @@ class EquiTune(keras.Model):
             "combine",
             "inputs",
             "max_orbit_batch",
+            "num_samples",
             "from_logits",
         )
         return {

@@ -188,12 +188,29 @@ def check_options(wrapper):
             '`max_orbit_batch` must be a positive number of rows, "auto", or None for the whole orbit at '
             f"once. Received: max_orbit_batch={rows!r}"
         )
+    _check_num_samples(wrapper)
     reads_classes = wrapper.combine != "output" or wrapper.score in ("entropy", "confidence")
     if wrapper.from_logits and reads_classes and ends_in_softmax(wrapper.model):
         raise ValueError(
             "The model ends in a softmax, and a softmax of probabilities is nearly uniform. Received: "
             f"from_logits=True, combine={wrapper.combine!r}, score={wrapper.score!r}. Pass "
             "from_logits=False, or a model that ends in logits."
+        )
+
+
+def _check_num_samples(wrapper):
+    count, order = wrapper.num_samples, wrapper.group.order
+    if count is None:
+        return
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= order:
+        raise ValueError(
+            f"`num_samples` must be a whole number of members of the orbit, from 1 to {order}, or None for "
+            f"all. Received: num_samples={count!r}"
+        )
+    if wrapper.weighting == "argmin" and wrapper.gradient == "identity":
+        raise ValueError(
+            "`num_samples` draws members that need not have the identity among them. Received: "
+            'gradient="identity"; use "equitune" or "selected".'
         )
 
 

@@ -88,6 +88,12 @@ def _cases():
         ours = ("equitune.py", case, "star_keras"), ("equitune.py", case, "single")
         peers = ("group_average.py", case, "batched"), ("group_average.py", case, "loop")
         yield Case("equitune", f"C4 average of a ResNet-18 forward, batch {batch}", target, ours, peers)
+    for application in ("images", "zero_shot", "control", "text", "commands"):
+        methods = ("equitune",) if application == "text" else ("equitune", "equizero", "lambda")
+        for act in ("inference", "training"):
+            case = f"{application}-{act}"
+            ours = tuple(("overhead.py", case, name) for name in ("alone", *methods))
+            yield Case("overhead", f"{application}, {act}", "", ours, reference="alone")
     for case, name, target in (
         ("import", "import beyond keras", "150 ms"),
         ("load", "load a saved ResNet-18", "1000 ms"),
