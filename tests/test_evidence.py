@@ -1,4 +1,4 @@
-"""Every script of evidence runs in the small, goes on where it stopped, and judges what was claimed."""
+"""Every script of evidence runs in the small and judges what was claimed; going on is tried with three."""
 
 import json
 import pathlib
@@ -93,56 +93,56 @@ def test_evidence_on_zero_shot_classifiers_goes_on_and_judges_each_ordering(prin
 
 
 @pytest.mark.slow
-def test_evidence_on_control_goes_on_and_judges_each_ordering(printed):
-    first, again = printed("equitune_control"), printed("equitune_control")
+def test_evidence_on_control_judges_each_ordering(printed):
+    text = printed("equitune_control")
     rows = results("equitune_control")
-    assert len(rows) == finished_runs(first) == 2 * 2 and not finished_runs(again)
-    assert "| λ-equitune |" in again and "(shortest ways: -" in again
-    assert again.count("equitune above network alone: ") == 2 * 2
+    assert len(rows) == finished_runs(text) == 2 * 2
+    assert "| λ-equitune |" in text and "(shortest ways: -" in text
+    assert text.count("equitune above network alone: ") == 2 * 2
     for row in rows:
         assert max(row["equivariance_error"].values()) < 1e-5
         assert set(row["zero_shot"]) == set(row["fine_tuned"]) == {"pretrained", "mean", "argmin", "lambda"}
 
 
 @pytest.mark.slow
-def test_evidence_on_commands_goes_on_and_judges_each_ordering(printed):
+def test_evidence_on_commands_judges_each_ordering(printed):
     own = ("equitune_scan", "--cells", "gru", "--tasks", "add_jump", "--folder", "models")
-    first, again = printed(*own), printed(*own)
+    text = printed(*own)
     rows = results("equitune_scan")
-    assert len(rows) == finished_runs(first) == 5 + 5 and not finished_runs(again)
+    assert len(rows) == finished_runs(text) == 5 + 5
     assert {row["stage"] for row in rows} == {"zero-shot", "fine-tuned"}
     assert all(0 <= row["exact_match"] <= 1 for row in rows)
-    assert again.count("| zero-shot | gru | equizero | sentence | 2 |") == 1
+    assert text.count("| zero-shot | gru | equizero | sentence | 2 |") == 1
     assert [path.name for path in pathlib.Path("models").iterdir()] == ["add_jump-gru-0"]
 
 
 @pytest.mark.slow
-def test_evidence_on_other_mixtures_goes_on_and_judges_each(printed):
-    first, again = printed("moe_variants"), printed("moe_variants")
-    assert len(results("moe_variants")) == finished_runs(first) == 2 * 2 and not finished_runs(again)
-    assert "| long tail | with |" in again and "points of accuracy by the neighbour loss" in again
+def test_evidence_on_other_mixtures_judges_each(printed):
+    text = printed("moe_variants")
+    assert len(results("moe_variants")) == finished_runs(text) == 2 * 2
+    assert "| long tail | with |" in text and "points of accuracy by the neighbour loss" in text
 
 
 @pytest.mark.slow
-def test_evidence_on_detection_goes_on_and_judges(data_folder, printed):
-    first, again = printed("detection"), printed("detection")
-    assert len(results("detection")) == finished_runs(first) == 2 + 2 * 2 and not finished_runs(again)
-    assert "| random initialisation |" in again and "AP: star-resnet20 - random" in again
+def test_evidence_on_detection_judges(data_folder, printed):
+    text = printed("detection")
+    assert len(results("detection")) == finished_runs(text) == 2 + 2 * 2
+    assert "| random initialisation |" in text and "AP: star-resnet20 - random" in text
 
 
 @pytest.mark.slow
-def test_evidence_on_transfer_goes_on_and_judges(printed):
-    first, again = printed("transfer"), printed("transfer")
+def test_evidence_on_transfer_judges(printed):
+    text = printed("transfer")
     rows = results("transfer")
-    assert len(rows) == finished_runs(first) == 3 * 2 and not finished_runs(again)
+    assert len(rows) == finished_runs(text) == 3 * 2
     assert all(row["floor"] <= 0.2 < row["accuracy"] for row in rows)
-    assert "Fashion-MNIST: star-resnet20 - random like star-resnet20" in again
+    assert "Fashion-MNIST: star-resnet20 - random like star-resnet20" in text
 
 
 @pytest.mark.slow
-def test_evidence_on_rotations_of_the_plane_goes_on_and_judges(printed):
-    first, again = printed("equitune_continuous"), printed("equitune_continuous")
+def test_evidence_on_rotations_of_the_plane_judges(printed):
+    text = printed("equitune_continuous")
     rows = results("equitune_continuous")
-    assert len(rows) == finished_runs(first) == 3 * 2 and not finished_runs(again)
+    assert len(rows) == finished_runs(text) == 3 * 2
     assert all(np.isfinite(row["error"]) and row["change_when_turned"] > 0 for row in rows)
-    assert "equitune errs less than network alone: " in again
+    assert "equitune errs less than network alone: " in text

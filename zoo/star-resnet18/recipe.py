@@ -91,7 +91,8 @@ def put_into_zoo(model, results, method):
         sk.models.publish(
             model.backbone,
             "star-resnet18.cifar10-1",
-            description="STAR pretraining (16 experts) of a ResNet-18 on CIFAR-10 at 32 px, no labels.",
+            description="STAR pretraining (16 experts) of a ResNet-18 on CIFAR-10 at 32 px, "
+            f"{results['run']['stem']} stem, no labels.",
             task="self-supervised",
             training_data="CIFAR-10, first 45,000 training images, no labels",
             license="Apache-2.0",
