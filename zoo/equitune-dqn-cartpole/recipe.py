@@ -58,14 +58,15 @@ def run(
         model = symmetry.wrap(network)
         zero_shot = (returns(network), returns(model)) if measure or publish else None
         tuner = control.DQN(learning_rate=5e-4, exploration=(0.1, 0.04), **options)
-        scores, kept = [chosen_by(model)], model.get_weights()
+        scores, kept = [chosen_by(model)], (model.get_weights(), history)
         for number in range(1, rounds + 1):
             tuned = tuner.train(model, TASK, tuning, seed + 1000 * number, verbose)
             history = {key: history[key] + tuned[key] for key in history}
             scores.append(chosen_by(model))
             if scores[-1] > max(scores[:-1]):
-                kept = model.get_weights()
-        model.set_weights(kept)
+                kept = model.get_weights(), history
+        weights, history = kept
+        model.set_weights(weights)
         return model, zero_shot, scores, history
 
     model, zero_shot, scores, history = learned(SEEDS[0], verbose=1)
