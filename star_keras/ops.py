@@ -31,6 +31,15 @@ def l2_normalize(inputs, axis=-1, epsilon=1e-12):
     return inputs * ops.rsqrt(ops.maximum(squared, epsilon))
 
 
+def global_mean(rows):
+    """The mean of one value for each row over all replicas, as far as this replica's rows go.
+
+    Gradients are summed over replicas, so each gives its rows' sum over the number of rows of all.
+    """
+    _, total = backend.replica_rows(ops.shape(rows)[0])
+    return ops.sum(rows) / ops.cast(total, rows.dtype)
+
+
 def directions(vectors):
     """Scales vectors of any length to length one; the direction of zero is zero, with gradient zero.
 

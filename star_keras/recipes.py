@@ -220,7 +220,16 @@ def learn_orbit_weights(
 
     Returns:
         The history of loss and accuracy, a dict of lists.
+
+    Raises:
+        ValueError: if the wrapper brings outputs back, or averages anything but what its model returns.
     """
+    if wrapper.output_group is not None or wrapper.combine != "output":
+        raise ValueError(
+            "Weights are learned so for invariant wrappers that average what the model returns. Received: "
+            f"output_group={wrapper.output_group!r}, combine={wrapper.combine!r}. Train the wrapper itself, "
+            "with `wrapper.model.trainable = False`."
+        )
     order, *shape = features.shape[1:]
     seen, members = keras.Input((order, *shape)), keras.Input(outputs.shape[1:])
     if not wrapper.score.built:
@@ -270,6 +279,11 @@ def sweep(function, runs, path, minutes=None):
         _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
         print(f"{number}/{len(runs)} {run}: {time.monotonic() - began:.0f} s", flush=True)
     return [row for row in (_row(rows, run) for run in runs) if row]
+
+
+def results_file(folder, name, smoke=False):
+    """`folder/name.jsonl`; runs in the small have a file of their own, lest they be taken for whole ones."""
+    return pathlib.Path(folder) / f"{name}{'_smoke' if smoke else ''}.jsonl"
 
 
 def time_left(minutes):

@@ -88,6 +88,33 @@ class TestNpz:
         assert [labels.tolist() for labels in found.labels] == [[0], [1, 0]]
         assert [boxes.shape for boxes in found.boxes] == [(1, 4), (2, 4)]
 
+    def test_arrays_of_keras_lose_their_columns(self, folder):
+        np.savez(folder / "grey.npz", x_train=PIXELS[..., :1], y_train=np.arange(6)[:, None])
+        found = data.load("grey")
+        np.testing.assert_array_equal(found.images, PIXELS[..., 0])
+        assert found.labels.tolist() == list(range(6)) and found.labels.dtype == "int64"
+        assert data.load("grey", size=8).images.shape == (6, 8, 8)
+
+    @pytest.mark.parametrize(
+        ("images", "labels"),
+        [
+            (PIXELS / 255, np.arange(6)),
+            (PIXELS, np.arange(5)),
+            (PIXELS, np.eye(6)),
+        ],
+        ids=["scaled", "labels", "one-hot"],
+    )
+    def test_arrays_that_are_no_images_with_labels_are_refused(self, folder, images, labels):
+        np.savez(folder / "odd.npz", x_train=images, y_train=labels)
+        with pytest.raises(ValueError, match="`x_train` and `y_train` .* uint8 images.*Received"):
+            data.load("odd")
+
+    def test_boxes_need_to_know_their_split(self, folder):
+        np.savez(folder / "boxes.npz", **blob([encoded(PIXELS[0])]), class_names=np.array(["a"]),
+                 boxes_xyxy=np.float32([[0, 0, 1, 1]]), box_image=np.array([0]))  # fmt: skip
+        with pytest.raises(ValueError, match="array `split`. Received"):
+            data.load("boxes")
+
     def test_a_file_that_is_not_whole_is_refused(self, folder):
         np.savez(folder / "cut.npz", x_train=PIXELS, y_train=np.arange(6))
         whole = (folder / "cut.npz").read_bytes()

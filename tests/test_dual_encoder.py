@@ -75,6 +75,8 @@ def test_fit_draws_pairs_together_and_the_scale_stays_below_a_hundred():
     assert model.logit_scale != pytest.approx(1 / 0.07, rel=1e-5)
     model.log_scale.assign(9.0)
     assert model.logit_scale == pytest.approx(100, rel=1e-5)
+    model.fit(PAIRS, LABELS, batch_size=6, verbose=0)  # and comes back from there
+    assert float(model.log_scale) <= np.log(100) + 1e-6
 
 
 def test_embeddings_have_length_one_and_padding_says_nothing():

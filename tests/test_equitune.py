@@ -145,6 +145,23 @@ def test_argmin_takes_a_function_of_the_outputs_as_loss():
     np.testing.assert_allclose(array(wrapper(x)), frame[winners, np.arange(3)], atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [None, 1])
+def test_members_that_are_infinitely_good_are_averaged(rows):
+    wrapper = wrap(
+        "quarter turns",
+        "argmin",
+        score=lambda maps: ops.where(maps[:, 0, 0, 0] > maps[:, 0, -1, 0], -float("inf"), 0.0),
+        max_orbit_batch=rows,
+    )
+    x = sample("quarter turns", 16, "float32")
+    frame, outputs = members(wrapper, x)
+    best = np.stack([array(y)[:, 0, 0, 0] > array(y)[:, 0, -1, 0] for y in outputs])
+    best |= ~best.any(axis=0)
+    expected = [frame[best[:, row], row].mean(axis=0) for row in range(16)]
+    np.testing.assert_allclose(array(wrapper(x)), expected, atol=1e-5)
+    assert {1, 2} <= set(best.sum(axis=0).tolist())
+
+
 def test_confidence_tells_probabilities_apart_that_round_to_one():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, use_bias=False)])
     model.layers[0].kernel.assign([[300.0, 0.0], [0.0, 0.0]])

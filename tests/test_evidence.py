@@ -26,7 +26,7 @@ def printed(tmp_path, monkeypatch):
 
 
 def results(name):
-    return [json.loads(line) for line in pathlib.Path(f"{name}.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in pathlib.Path(f"{name}_smoke.jsonl").read_text().splitlines()]
 
 
 def finished_runs(text):
@@ -40,7 +40,7 @@ def test_evidence_on_mixtures_goes_on_and_is_compared(printed):
     rows = results("moe_collapse_fashion_mnist")
     assert len(rows) == finished_runs(first) == 3 + 2 * 4 and not finished_runs(again)
     for picture in ("runs", "experts"):
-        content = pathlib.Path(f"moe_collapse_fashion_mnist_{picture}.png").read_bytes()
+        content = pathlib.Path(f"moe_collapse_fashion_mnist_smoke_{picture}.png").read_bytes()
         assert content.startswith(b"\x89PNG")
     assert "| experts on pixels |" in again and "accuracy: snnl - baseline" in again
 

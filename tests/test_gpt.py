@@ -110,6 +110,14 @@ def test_impossible_gpts_are_refused(changes):
         sk.models.create("gpt", **{"vocabulary_size": 13, "units": 8, "num_heads": 2, **changes})
 
 
+def test_a_step_past_the_end_of_the_cache_is_refused():
+    model = small_gpt()
+    cache = model.empty_cache(1, length=4)
+    _, cache = model.step(np.array([[1, 2, 3]]), cache, position=0)
+    with pytest.raises(ShapeError, match="cache holds 4 tokens. Received: 2 more at position 3"):
+        model.step(np.array([[1, 2]]), cache, position=3)
+
+
 def test_texts_beyond_the_context_are_refused():
     model = small_gpt()
     with pytest.raises(ShapeError, match="max_length=20.*Received: 21"):

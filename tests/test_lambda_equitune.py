@@ -144,3 +144,16 @@ def test_the_preset_reads_turned_images_that_the_pretrained_classifier_does_not(
         np.mean(one.predict(turned, verbose=0).argmax(axis=-1) == labels) for one in (preset, pretrained)
     )
     assert found > 0.7 and alone < 0.5
+
+
+def test_weights_are_not_learned_apart_for_what_is_averaged_otherwise():
+    score = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    inner = keras.Sequential(
+        [keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(4, name="last")]
+    )
+    wrapper = sk.layers.EquiTune(
+        inner, sk.groups.Cyclic(4), weighting="lambda", score=score, features="last", combine="log_probs"
+    )
+    features = np.zeros((3, 4, 4), "float32")
+    with pytest.raises(ValueError, match="Received: output_group=None, combine='log_probs'"):
+        sk.recipes.learn_orbit_weights(wrapper, features, features, np.zeros(3, "int32"), epochs=1)

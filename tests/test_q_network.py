@@ -131,3 +131,13 @@ def test_a_network_with_a_symmetry_around_a_point_is_no_preset():
         sk.models.save(model, "nowhere")
     again = type(model).from_config(model.get_config())
     assert again.states.center == model.states.center
+
+
+def test_another_network_is_scored_by_its_values():
+    outputs = inputs = keras.Input((4,))
+    for layer in (keras.layers.Dense(5, "tanh"), keras.layers.Dense(2), keras.layers.Rescaling(2.0)):
+        outputs = layer(outputs)
+    model = control.symmetry_of("CartPole-v1").wrap(keras.Model(inputs, outputs), "lambda")
+    assert model.equitune.features is None
+    states = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    np.testing.assert_allclose(model(-states), np.array(model(states))[:, ::-1], atol=1e-6)

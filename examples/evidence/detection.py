@@ -35,7 +35,7 @@ SMALL = {"networks": ("star-resnet20", "random"), "rates": (1e-3,), "seeds": (1,
 
 
 def run(results=str(RESULTS), minutes=None, smoke=False):
-    path, left = pathlib.Path(results) / "detection.jsonl", sk.recipes.time_left(minutes)
+    path, left = sk.recipes.results_file(results, "detection", smoke), sk.recipes.time_left(minutes)
     experiment, plan = Experiment(smoke), SMALL if smoke else WHOLE
     choices = [
         {"network": network, "rate": rate, "seed": 0, "split": "val"}

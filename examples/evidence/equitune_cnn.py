@@ -62,7 +62,10 @@ def run(results=str(RESULTS), minutes=None, smoke=False):
     plan = SMALL if smoke else WHOLE
     experiment = Experiment(smoke)
     go = functools.partial(
-        sk.recipes.sweep, experiment, path=pathlib.Path(results) / "equitune_cnn.jsonl", minutes=minutes
+        sk.recipes.sweep,
+        experiment,
+        path=sk.recipes.results_file(results, "equitune_cnn", smoke),
+        minutes=minutes,
     )
     row = {"stage": FROZEN, "seed": CHOOSING_SEED, "split": "validation"}
     choices = [{"method": proxy, "setting": None, **row} for proxy in plan["proxies"]]

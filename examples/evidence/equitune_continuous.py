@@ -59,7 +59,9 @@ def run(results=str(RESULTS), minutes=None, smoke=False):
     settings = [one for number, one in enumerate(settings) if one not in settings[:number]]
     runs = [{**setting, "seed": seed} for setting in settings for seed in plan["seeds"]]
     experiment = Experiment(count=500, epochs=2) if smoke else Experiment(count=10_000, epochs=100)
-    rows = sk.recipes.sweep(experiment, runs, pathlib.Path(results) / "equitune_continuous.jsonl", minutes)
+    rows = sk.recipes.sweep(
+        experiment, runs, sk.recipes.results_file(results, "equitune_continuous", smoke), minutes
+    )
     print_table(settings, rows)
     print_verdicts(rows)
     return rows

@@ -48,7 +48,7 @@ def run(results=str(RESULTS), task="", minutes=None, smoke=False):
     for task, plan in plans.items():
         numbers = {key: value for key, value in plan.items() if key != "seeds"}
         runs = [{"task": task, "seed": seed, **numbers} for seed in range(plan["seeds"])]
-        path = pathlib.Path(results) / "equitune_control.jsonl"
+        path = sk.recipes.results_file(results, "equitune_control", smoke)
         rows = sk.recipes.sweep(returns_of_all, runs, path, minutes=left())
         if len(rows) == len(runs):
             print_table(task, rows)

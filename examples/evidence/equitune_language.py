@@ -69,7 +69,9 @@ def run(results=str(RESULTS), minutes=None, smoke=False):
         for method in METHODS
     ]
     experiment = Experiment(plan, invented_text() if smoke else sk.data.load_text("tinyshakespeare"))
-    rows = sk.recipes.sweep(experiment, runs, pathlib.Path(results) / "equitune_language.jsonl", minutes)
+    rows = sk.recipes.sweep(
+        experiment, runs, sk.recipes.results_file(results, "equitune_language", smoke), minutes
+    )
     if len(rows) == len(runs):
         for group in GROUPS:
             of_group = [row for row in rows if row["group"] == group]

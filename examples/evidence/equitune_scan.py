@@ -49,7 +49,7 @@ def run(
     ]
     runs = [one for model in models for one in zero_shot(model, smoke)]
     runs += [one for model in models if model["cell"] == "gru" for one in trained(model, smoke)]
-    path = pathlib.Path(results) / "equitune_scan.jsonl"
+    path = sk.recipes.results_file(results, "equitune_scan", smoke)
     rows = sk.recipes.sweep(experiment, runs, path, minutes)
     print_table(rows)
     print_verdicts(rows)

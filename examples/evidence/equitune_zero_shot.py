@@ -74,7 +74,7 @@ SMALL = {
 def run(results=str(RESULTS), folder="runs/equitune_zero_shot", minutes=None, smoke=False):
     plan = SMALL if smoke else WHOLE
     experiment = Experiment(pathlib.Path(folder), smoke)
-    path, left = pathlib.Path(results) / "equitune_zero_shot.jsonl", sk.recipes.time_left(minutes)
+    path, left = sk.recipes.results_file(results, "equitune_zero_shot", smoke), sk.recipes.time_left(minutes)
 
     def go(runs):
         rows = sk.recipes.sweep(experiment, runs, path, left())

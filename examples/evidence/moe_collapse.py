@@ -49,7 +49,7 @@ DATA = {
 
 
 def run(data="fashion_mnist", results=str(RESULTS), minutes=None, smoke=False):
-    path = pathlib.Path(results) / f"moe_collapse_{data}.jsonl"
+    path = sk.recipes.results_file(results, f"moe_collapse_{data}", smoke)
     experiment, left = Experiment(data, smoke), sk.recipes.time_left(minutes)
     tuning, seeds = (CHOOSING_SEEDS[:1], SEEDS[:2]) if smoke else (CHOOSING_SEEDS, SEEDS)
     choices = [

@@ -10,8 +10,6 @@ intervals alone. Every run is a line of results/moe_variants.jsonl; the same com
 and prints the table once all runs are there.
 """
 
-import pathlib
-
 import numpy as np
 from moe_collapse import RESULTS, SEEDS, Experiment
 
@@ -50,7 +48,7 @@ def run(results=str(RESULTS), minutes=None, smoke=False):
         for variant in variants
         for weight in ((0.0,) if variant == "balance loss" else (0.0, WEIGHT))
     ]
-    rows = sk.recipes.sweep(trained, runs, pathlib.Path(results) / "moe_variants.jsonl", minutes)
+    rows = sk.recipes.sweep(trained, runs, sk.recipes.results_file(results, "moe_variants", smoke), minutes)
     if len(rows) == len(runs):
         print_table(rows, variants)
     return rows

@@ -60,7 +60,7 @@ def run(results=str(RESULTS), minutes=None, smoke=False):
         for seed in seeds
     ]
     experiment = Experiment(count=100 if smoke else COUNT, test_count=100 if smoke else TEST_COUNT)
-    rows = sk.recipes.sweep(experiment, runs, pathlib.Path(results) / "transfer.jsonl", minutes)
+    rows = sk.recipes.sweep(experiment, runs, sk.recipes.results_file(results, "transfer", smoke), minutes)
     print_table(rows, networks, data)
     return rows
 

@@ -70,9 +70,9 @@ def _read(archive, path, split, size, on_error):
         )
     if "x_train" in archive:
         split = choose(split, list(keys), path)
-        images, labels = archive[f"x_{split}"], archive[f"y_{split}"]
+        images, labels = _plain(archive, split, path)
         names = tuple(str(label) for label in range(int(labels.max()) + 1))
-        return Split(image_tools.resize(images, size), labels.astype("int64"), names)
+        return Split(image_tools.resize(images, size), labels, names)
     names = tuple(archive["class_names"].tolist())
     if "boxes_xyxy" in archive:
         return _read_boxes(archive, path, split, size, on_error, names)
@@ -86,9 +86,30 @@ def _read(archive, path, split, size, on_error):
     return Split(image_tools.stack(images), labels[kept], names)
 
 
+def _plain(archive, split, path):
+    """Arrays as Keras stores them: labels may be a column, grey images may have a channel."""
+    images, labels = archive[f"x_{split}"], archive[f"y_{split}"]
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    colour = images.ndim == 4 and images.shape[-1] == 3
+    whole = np.issubdtype(labels.dtype, np.integer) and labels.size == len(labels) == len(images)
+    if images.dtype != "uint8" or not (images.ndim == 3 or colour) or not whole:
+        raise ValueError(
+            f"`x_{split}` and `y_{split}` of {path} must be uint8 images (n, height, width), with one or "
+            f"three channels or none, and n integers. Received: {images.dtype} of shape {images.shape} and "
+            f"{labels.dtype} of shape {labels.shape}"
+        )
+    return images, labels.reshape(-1).astype("int64")
+
+
 def _read_boxes(archive, path, split, size, on_error, class_names):
     if size is not None:
         raise ValueError(f"Images with boxes keep their size: leave `size` out. Received: size={size}")
+    if "split" not in archive:
+        raise ValueError(
+            f"{path} has boxes, so its images must be told apart by an array `split`. Received: arrays "
+            f"{archive.files[:8]}"
+        )
     of_image = archive["split"]
     split = choose(split, list(dict.fromkeys(of_image.tolist())), path)
     encoded, rows = _encoded(archive, ""), np.flatnonzero(of_image == split)

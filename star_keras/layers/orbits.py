@@ -72,7 +72,8 @@ class RunningAverage:
         if self.ties == "first":
             chosen, kept = _first_best(scores, before)
         else:
-            limit = best - TIE * (1 + ops.abs(best))
+            # Of an infinite best, which has no neighbourhood, all that equal it.
+            limit = ops.where(ops.abs(best) == float("inf"), best, best - TIE * (1 + ops.abs(best)))
             chosen, kept = scores >= limit, None if before is None else before >= limit
         broken = ops.any(ops.isnan(scores), axis=0)
         weights = ops.where(broken, float("nan"), ops.cast(chosen, scores.dtype))

@@ -9,9 +9,9 @@ from keras import layers, ops
 from star_keras.models import config as checks
 from star_keras.models import registry
 from star_keras.models.images import check_images, warn_if_scaled
-from star_keras.ops import l2_normalize
+from star_keras.ops import global_mean, l2_normalize
 
-MAX_SCALE = 100.0
+LOG_MAX_SCALE = float(np.log(100.0))
 WORD = re.compile(r"\w+")
 
 
@@ -104,7 +104,10 @@ class DualEncoder(keras.Model):
         self.image_encoder = self._make_image_encoder()
         self.text_encoder = self._make_text_encoder()
         self.log_scale = self.add_weight(
-            shape=(), initializer=keras.initializers.Constant(np.log(1 / 0.07)), name="log_scale"
+            shape=(),
+            initializer=keras.initializers.Constant(np.log(1 / 0.07)),
+            constraint=_AtMost(LOG_MAX_SCALE),
+            name="log_scale",
         )
         self.built = True
 
@@ -185,10 +188,11 @@ class DualEncoder(keras.Model):
         labels = ops.arange(ops.shape(logits)[0]) if y is None else ops.reshape(y, (-1,))
         alike = ops.cast(ops.expand_dims(labels, 1) == ops.expand_dims(labels, 0), "float32")
         targets = alike / ops.sum(alike, axis=1, keepdims=True)
-        return (_cross_entropy(targets, logits) + _cross_entropy(targets, ops.transpose(logits))) / 2
+        rows = _cross_entropies(targets, logits) + _cross_entropies(targets, ops.transpose(logits))
+        return global_mean(rows / 2)
 
     def _scale(self):
-        return ops.exp(ops.minimum(ops.convert_to_tensor(self.log_scale), float(np.log(MAX_SCALE))))
+        return ops.exp(ops.minimum(ops.convert_to_tensor(self.log_scale), LOG_MAX_SCALE))
 
     def get_config(self):
         return {
@@ -204,8 +208,18 @@ class DualEncoder(keras.Model):
         return cls(**{**config, "backbone": keras.saving.deserialize_keras_object(config["backbone"])})
 
 
-def _cross_entropy(targets, logits):
-    return -ops.mean(ops.sum(targets * ops.log_softmax(logits, axis=1), axis=1))
+def _cross_entropies(targets, logits):
+    return -ops.sum(targets * ops.log_softmax(logits, axis=1), axis=1)
+
+
+class _AtMost(keras.constraints.Constraint):
+    """Keeps a number below a bound after each step, where its gradient would be zero beyond."""
+
+    def __init__(self, bound):
+        self.bound = bound
+
+    def __call__(self, w):
+        return ops.minimum(w, self.bound)
 
 
 def build(backbone, dtype=None, name=None, **sizes):

@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from star_keras.data.scan import PADDING
+from star_keras.data.scan import END, PADDING
 from star_keras.groups import Permutation
 from star_keras.layers import orbits
 from star_keras.models import config as checks
@@ -131,8 +131,10 @@ class EquivariantSequenceToSequence(keras.Model):
         memory, states = self.model.encode(commands, training)
         logits = self.model.decode(actions, states, memory, training)
         members = self.bring_back(ops.log_softmax(logits, axis=-1))
-        said = ops.cast(ops.not_equal(inputs["actions"], PADDING), "float32")
-        return self._average(members, self._scores(members, said, states))
+        # After the end nothing is said any more: what is put in there has no output that counts.
+        tokens = inputs["actions"]
+        said = ops.logical_and(ops.not_equal(tokens, PADDING), ops.not_equal(tokens, END))
+        return self._average(members, self._scores(members, ops.cast(said, "float32"), states))
 
     def orbit(self, tokens):
         """Tokens `(batch, ...)` moved by every element, `(order * batch, ...)`, element after element."""

@@ -154,7 +154,11 @@ class GPT(keras.Model):
         Returns:
             `(logits, cache)`: logits `(batch, vocabulary_size)` after the last token, and the cache with the
             new tokens.
+
+        Raises:
+            ShapeError: if the cache has no room for them, as far as `position` is known beforehand.
         """
+        self._check_room(position, token_ids.shape[-1], cache)
         x = self._embed(token_ids, position)
         new_cache = []
         for block, held in zip(self.blocks, cache, strict=True):
@@ -170,6 +174,14 @@ class GPT(keras.Model):
 
     def _logits(self, x):
         return ops.cast(self.token_embedding(self.norm(x), reverse=True), self.logits_dtype)
+
+    def _check_room(self, position, new, cache):
+        room = cache[0][0].shape[1]
+        if isinstance(position, int) and isinstance(new, int) and position + new > room:
+            raise ShapeError(
+                f"The cache holds {room} tokens. Received: {new} more at position {position}. Make it by "
+                "`empty_cache` for as many as will be read."
+            )
 
     def _check_length(self, length):
         if isinstance(length, int) and length > self.max_length:

@@ -1,7 +1,9 @@
 """Presets into the catalogue, written by a program so that no hash or size can be mistyped."""
 
 import dataclasses
+import pathlib
 import re
+import tempfile
 
 import keras
 import numpy as np
@@ -59,9 +61,15 @@ def publish(model, name, *, description, task, training_data, license, results, 
         raise FileExistsError(f"{path} belongs to another preset. Pass another `folder`.")
 
     to_json(results)  # raises on NaN, before anything is written
-    save(model, path.parent, float16=True, overwrite=True)
-    embeddings = embed_fixed_inputs(load(path.parent, dtype="float32"))
     architecture, config = registry.describe(model)
+    catalogue.zoo.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=catalogue.zoo, prefix=".") as staging:
+        staged = pathlib.Path(staging, folder)
+        save(model, staged, float16=True)
+        embeddings = embed_fixed_inputs(load(staged, dtype="float32"))
+        path.parent.mkdir(exist_ok=True)
+        for file in staged.iterdir():
+            file.replace(path.parent / file.name)
     record = {
         "description": description,
         "architecture": architecture,

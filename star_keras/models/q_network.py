@@ -89,7 +89,9 @@ class EquiTuneQNetwork(FunctionalModel):
     |---|---|---|
     | "mean" | 1 / order | equitune |
     | "argmin" | 1 for the g of greatest `max_a Q(g s)[a]`, else 0 | equizero |
-    | "lambda" | softmax over g of a score of the last hidden layer, learned | λ-equitune |
+    | "lambda" | softmax over g of a learned score of the last hidden layer | λ-equitune |
+
+    The score of another network than a `QNetwork` is one of its values.
 
     Args:
         network: a `QNetwork`, or any functional model from a state to the values of actions.
@@ -132,7 +134,7 @@ class EquiTuneQNetwork(FunctionalModel):
             output_group=actions,
             weighting=weighting,
             score=_score(weighting, score_units),
-            features=network.layers[-2].name if weighting == "lambda" else None,
+            features=_hidden_layer(network) if weighting == "lambda" else None,
             max_orbit_batch=None,
             dtype="float32",
             name="equitune",
@@ -198,6 +200,11 @@ def _score(weighting, units):
         return "max_value" if weighting == "argmin" else None
     hidden = [layers.Dense(width, "relu", dtype="float32") for width in units]
     return keras.Sequential([*hidden, layers.Dense(1, dtype="float32")], name="score")
+
+
+def _hidden_layer(network):
+    """Name of what the values of a `QNetwork` are made of; None for another network."""
+    return network.layers[-2].name if isinstance(network, QNetwork) else None
 
 
 def _check_sizes(network, states, actions):

@@ -7,6 +7,7 @@ from keras import ops
 from star_keras import backend
 from star_keras.layers import EquivariantPredictor
 from star_keras.losses import NTXent
+from star_keras.ops import global_mean
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
@@ -221,14 +222,14 @@ class STARPretraining(keras.Model):
         if self.invariance_weight:
             rows = self.invariance.call(y_pred["invariant_1"], y_pred["invariant_2"])
             self.invariance_tracker.update_state(rows)
-            loss += self.invariance_weight * _global_mean(rows)
+            loss += self.invariance_weight * global_mean(rows)
         if self.equivariance_weight:
             rows = self.equivariance.call(
                 ops.concatenate([y_pred["equivariant_1"], y_pred["equivariant_2"]]),
                 ops.concatenate([y_pred["prediction_1"], y_pred["prediction_2"]]),
             )
             self.equivariance_tracker.update_state(rows)
-            loss += self.equivariance_weight * _global_mean(rows)
+            loss += self.equivariance_weight * global_mean(rows)
         if not (self.invariance_weight and self.equivariance_weight):
             loss += _zero_gradient(self.trainable_variables)
         return loss
@@ -264,12 +265,6 @@ class STARPretraining(keras.Model):
             for name in ("backbone", "augmentation", "projector", "predictor")
         }
         return cls(**{**config, **parts})
-
-
-def _global_mean(rows):
-    """Sum of this replica's rows over the number of rows on all replicas."""
-    _, total = backend.replica_rows(ops.shape(rows)[0])
-    return ops.sum(rows) / ops.cast(total, rows.dtype)
 
 
 def _zero_gradient(variables):

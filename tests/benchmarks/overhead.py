@@ -7,7 +7,7 @@ training; `alone` or a method.
 import protocol
 
 WEIGHTINGS = {"equitune": "mean", "equizero": "argmin", "lambda": "lambda"}
-BATCH = 32
+BATCH, MAX_ACTIONS = 32, 48
 
 
 def make(case, impl):
@@ -23,8 +23,9 @@ def make(case, impl):
         return lambda: model.train_on_batch(inputs, targets), {"images": BATCH}
     if application == "commands":
         return _decoding(model, inputs["commands"]), {"images": BATCH}
-    forward = tf.function(lambda: model(inputs, training=False))
-    return lambda: forward().numpy(), {"images": BATCH}
+    forward = tf.function(lambda rows: model(rows, training=False))
+    rows = tf.constant(inputs)
+    return lambda: forward(rows).numpy(), {"images": BATCH}
 
 
 def images(impl):
@@ -78,7 +79,7 @@ def text(impl):
 
     size = 1000
     model = sk.models.create("gpt", vocabulary_size=size, max_length=64, units=64, num_layers=2, num_heads=4)
-    if impl != "alone":
+    if impl == "equitune":
         model = language.EquiLM(model, sk.groups.VocabularyCycle([[1, 2, 3]], size))
     return model, _integers((BATCH, 64), size), _integers((BATCH, 64), size), _cross_entropy()
 
@@ -96,11 +97,12 @@ def commands(impl):
             model, verbs, weighting=WEIGHTINGS[impl], combine="sentence" if impl == "equizero" else "step"
         )
     sentences = sk.data.scan_sentences()
+    tokens = words.encode_actions(sentences.actions[-BATCH:], MAX_ACTIONS)
     inputs = {
-        "commands": words.encode_commands(sentences.commands[-BATCH:]),
-        "actions": words.encode_actions(sentences.actions[-BATCH:]),
+        "commands": words.encode_commands(sentences.commands[-BATCH:], 9),
+        "actions": tokens[:, :-1],
     }
-    return model, inputs, inputs["actions"], _cross_entropy()
+    return model, inputs, tokens[:, 1:], _cross_entropy()
 
 
 APPLICATIONS = {
@@ -133,7 +135,7 @@ def _cross_entropy():
 def _decoding(model, commands):
     from star_keras.models.decoding import GreedyDecoder
 
-    decoder = GreedyDecoder(model, max_actions=48)
+    decoder = GreedyDecoder(model, max_actions=MAX_ACTIONS)
     return lambda: decoder.predict_on_batch(commands)
 
 

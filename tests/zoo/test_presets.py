@@ -184,6 +184,22 @@ def test_saving_replaces_only_what_it_is_told_to(tmp_path, classifier):
     assert not (tmp_path / "other").exists()
 
 
+def test_a_preset_that_cannot_be_published_leaves_the_old_one(tmp_path, classifier, monkeypatch):
+    facts = dict(description="A.", task="classification", training_data="none", license="MIT", results={})
+    publishing.publish(classifier, "mine.1", **facts)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "zoo" / "mine").iterdir()}
+
+    def broken(_):
+        raise RuntimeError("no embeddings")
+
+    monkeypatch.setattr(publishing, "embed_fixed_inputs", broken)
+    classifier.backbone.set_weights([2 * weight for weight in classifier.backbone.get_weights()])
+    with pytest.raises(RuntimeError, match="no embeddings"):
+        publishing.publish(classifier, "mine.1", replace=True, **facts)
+    assert [path.name for path in (tmp_path / "zoo").iterdir()] == ["mine"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "zoo" / "mine").iterdir()} == before
+
+
 @pytest.mark.fault(20)
 def test_a_full_disk_leaves_the_old_model_and_nothing_else(tmp_path, classifier, monkeypatch):
     target = tmp_path / "mine"

@@ -10,6 +10,7 @@ from star_keras import backend
 from star_keras.applications.control.environments import check_fits, make
 from star_keras.applications.control.playing import best_actions
 from star_keras.exceptions import NonFiniteError
+from star_keras.ops import global_mean
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,7 +164,7 @@ class _Updates(keras.Model):
         rows = keras.losses.huber(
             ops.expand_dims(expected, -1), ops.sum(values * taken, axis=-1, keepdims=True)
         )
-        return ops.mean(rows)
+        return global_mean(rows)
 
 
 class _Players:
