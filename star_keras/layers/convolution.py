@@ -17,8 +17,7 @@ class Conv2D(keras.layers.Conv2D):
     `dW[i, j, c, o] = sum_{n, y, x} X[n, s y + i, s x + j, c] dY[n, y, x, o]`
 
     is itself a convolution, of `X` with `dY`, in which images take the place of channels. TensorFlow's own
-    kernel for it crawls where maps are small and channels many: written so, it takes a fifth to a half of the
-    time in the last stage of a ResNet-18, and a training step of one with the strided stem at 32 pixels 0.8.
+    kernel for it is slow where maps are small and channels many, as in the last stages of a ResNet-18.
     Same arguments, weights, files and outputs as the Keras layer, which runs unchanged in other dtypes, on
     other backends and devices, for outputs of more than 64 positions, and with groups, dilation or channels
     first.
