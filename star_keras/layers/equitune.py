@@ -1,6 +1,5 @@
 """Any model made equivariant to a group: by the mean, the best, or a learned weighting of its orbit."""
 
-import functools
 import warnings
 
 import keras
@@ -269,17 +268,13 @@ class EquiTune(keras.Model):
     def _chunks(self, inputs, training):
         batch = keras.tree.flatten(inputs)[0].shape[0]
         batch = batch if isinstance(batch, int) else None  # JAX has a symbol for a size it does not know
-        plan = functools.partial(
-            plan_chunks,
-            batch=batch,
-            fixed=fixed_batch(self.model),
-            most_rows=self.max_orbit_batch,
-            training=training,
-        )
-        if self.seed_generator is None or not training:
-            return plan(self.group.order)
+        drawing = self.num_samples is not None and training
+        count = self.num_samples if drawing else self.group.order
+        chunks = plan_chunks(count, batch, fixed_batch(self.model), self.max_orbit_batch, training)
+        if not drawing:
+            return chunks
         drawn = keras.random.shuffle(ops.arange(self.group.order), seed=self.seed_generator)
-        return [[drawn[position] for position in chunk] for chunk in plan(self.num_samples)]
+        return [[drawn[position] for position in chunk] for chunk in chunks]
 
     def _visit(self, inputs, elements):
         """The model's outputs for some members of the orbit, and the scores `(members, rows)` of these."""
