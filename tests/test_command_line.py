@@ -17,6 +17,8 @@ from star_keras.__main__ import DEFAULT_RECIPE, main
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(path.parent.name for path in ROOT.glob("zoo/*/recipe.py"))
 SHIPPED = ("resnet20", "star-resnet20")
+# What a recipe prints when it has done its two epochs; deep Q-learning shows one bar for all of them.
+DONE = dict.fromkeys(RECIPES, "Epoch 2/2") | {"equitune-dqn-cartpole": "2/2"}
 
 
 def test_list_prints_every_preset_with_its_description(capsys):
@@ -203,7 +205,7 @@ def pretrain(*arguments, cwd):
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", sorted({*RECIPES} - {DEFAULT_RECIPE, *SHIPPED}))
 def test_every_recipe_runs_in_smoke_mode(recipe, tmp_path):
-    assert "Epoch 2/2" in pretrain(recipe, cwd=tmp_path)
+    assert DONE[recipe] in pretrain(recipe, cwd=tmp_path)
 
 
 @pytest.mark.slow
