@@ -23,6 +23,28 @@ def num_replicas():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def use_all_devices():
+    """Lets models made from now on train on all GPUs, or without one on all CPU devices, in sync.
+
+    Raises:
+        ValueError: on a backend that Keras does not distribute.
+    """
+    name = keras.backend.backend()
+    if name == "tensorflow":
+        import tensorflow as tf
+
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+        tf.distribute.experimental_set_strategy(strategy)
+    elif name == "jax":
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
+    else:
+        raise ValueError(
+            "Training on several devices needs the backend tensorflow or jax. "
+            f"Received: the backend {name}; set KERAS_BACKEND."
+        )
+
+
 def replica_rows(count):
     """Where this replica's rows lie in the global batch.
 

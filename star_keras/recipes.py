@@ -12,7 +12,7 @@ import time
 import keras
 import numpy as np
 
-from star_keras import callbacks, evaluation, models
+from star_keras import backend, callbacks, evaluation, models
 from star_keras.evaluation import untrained
 
 
@@ -71,6 +71,27 @@ def set_precision(name="auto"):
         print(f"Precision: {name}, the faster one here.")
     keras.config.set_dtype_policy(name)
     return name
+
+
+def set_strategy(name):
+    """Says on which devices models that are made afterwards train.
+
+    Args:
+        name: "one" device, or "mirrored": all devices, each with its share of a batch and the same weights,
+            by `tf.distribute.MirroredStrategy` on TensorFlow and `keras.distribution.DataParallel` on JAX.
+            Negatives and batch statistics are those of the whole batch.
+
+    Raises:
+        ValueError: for another name, or a backend that Keras does not distribute.
+
+    Example:
+
+    >>> set_strategy("one")
+    """
+    if name not in ("one", "mirrored"):
+        raise ValueError(f"`strategy` must be 'one' or 'mirrored'. Received: strategy={name!r}")
+    if name == "mirrored":
+        backend.use_all_devices()
 
 
 def _seconds_of_a_step(policy):

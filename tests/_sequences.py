@@ -22,7 +22,7 @@ END_BIAS = -0.5
 INPUTS = {"commands": COMMANDS, "actions": ACTIONS[:, :-1]}
 
 
-def random_model(cell="gru", scale=0.7, **options):
+def random_model(cell="gru", scale=0.7, end_bias=END_BIAS, **options):
     """A model whose answers differ from word to word, some of which end before long."""
     model = sk.models.create(f"{cell}_seq2seq", vocabulary_size=WORDS.size, units=6, **options)
     rng = np.random.default_rng(1)
@@ -30,13 +30,14 @@ def random_model(cell="gru", scale=0.7, **options):
         variable.assign(rng.normal(0, scale, variable.shape))
     bias = array(model.logits.bias).copy()
     bias[:2] -= 10  # nobody learns to say padding or start
-    bias[2] = END_BIAS
+    bias[2] = end_bias
     model.logits.bias.assign(bias)
     return model
 
 
-def equivariant(order=4, weighting="mean", combine="step", **options):
-    model = EquivariantSequenceToSequence(random_model(), ORDERS[order], weighting, combine, **options)
+def equivariant(order=4, weighting="mean", combine="step", end_bias=END_BIAS, **options):
+    network = random_model(end_bias=end_bias)
+    model = EquivariantSequenceToSequence(network, ORDERS[order], weighting, combine, **options)
     model.build()
     if model.score is not None:
         for variable in model.score.variables:

@@ -65,19 +65,37 @@ def test_order_one_is_the_model_itself(cell):
 
 
 def members_by_hand(model, commands, actions):
-    """`log p(g . | g x, g y)` of every element, by gathers in NumPy: `(order, batch, steps, tokens)`."""
-    rows = model.group.rows
-    found = []
-    for row in rows:
-        logs = log_softmax(array(model.model({"commands": row[commands], "actions": row[actions]})))
-        found.append(logs[..., row])
-    return np.stack(found)
+    """Of every element, by gathers in NumPy, `log p(g . | g x, g y)` `(order, batch, steps, tokens)`, and how
+    sure it is of each step, `(order, batch, steps)`."""
+    logits = [array(model.model({"commands": r[commands], "actions": r[actions]})) for r in model.group.rows]
+    logs = [log_softmax(one)[..., row] for one, row in zip(logits, model.group.rows, strict=True)]
+    return np.stack(logs), np.stack([sure_by_hand(model.proxy, one) for one in logits])
 
 
-@METHODS
-def test_outputs_are_those_of_a_loop_over_sentences_and_steps(weighting, combine):
-    model = equivariant(4, weighting, combine)
-    members, outputs = members_by_hand(model, COMMANDS, ACTIONS[:, :-1]), array(model(INPUTS))
+def sure_by_hand(proxy, logits):
+    logs = log_softmax(logits)
+    return {
+        "confidence": logs.max(axis=-1),
+        "entropy": (np.exp(logs) * logs).sum(axis=-1),
+        "max_value": logits.max(axis=-1),
+    }[proxy]
+
+
+# With a less likely end: of four members, one that ends at once would be taken for all commands.
+PROXIES = [{"proxy": proxy, "end_bias": -0.6} for proxy in ("entropy", "max_value")]
+METHODS_AND_PROXIES = pytest.mark.parametrize(
+    "weighting,combine,options",
+    [
+        *((one, two, {}) for one in ("mean", "argmin", "lambda") for two in ("step", "sentence")),
+        *(("argmin", two, options) for options in PROXIES for two in ("step", "sentence")),
+    ],
+)
+
+
+@METHODS_AND_PROXIES
+def test_outputs_are_those_of_a_loop_over_sentences_and_steps(weighting, combine, options):
+    model = equivariant(4, weighting, combine, **options)
+    (members, sure_of), outputs = members_by_hand(model, COMMANDS, ACTIONS[:, :-1]), array(model(INPUTS))
     chosen = set()
     for row, tokens in enumerate(ACTIONS[:, :-1]):
         length = np.count_nonzero(~np.isin(tokens, (PADDING, END)))
@@ -88,9 +106,9 @@ def test_outputs_are_those_of_a_loop_over_sentences_and_steps(weighting, combine
             elif weighting == "lambda":
                 expected = learned_weights(model)[:, row] @ logs
             else:
-                sure = logs.max(axis=-1)
+                sure = sure_of[:, row, step]
                 if combine == "sentence":
-                    sure = members[:, row, :length].max(axis=-1).mean(axis=-1)
+                    sure = sure_of[:, row, :length].mean(axis=-1)
                 chosen.add(int(sure.argmax()))
                 expected = logs[sure.argmax()]
             np.testing.assert_allclose(outputs[row, step], expected, atol=1e-5)
@@ -106,9 +124,9 @@ def learned_weights(model):
     return np.exp(scores) / np.exp(scores).sum(axis=0)
 
 
-@METHODS
-def test_what_is_said_is_what_a_loop_over_tokens_says(weighting, combine):
-    model, limit = equivariant(4, weighting, combine), 4
+@METHODS_AND_PROXIES
+def test_what_is_said_is_what_a_loop_over_tokens_says(weighting, combine, options):
+    model, limit = equivariant(4, weighting, combine, **options), 4
     said = array(GreedyDecoder(model, max_actions=limit)(COMMANDS))
     lengths = set()
     for row in (0, 3):
@@ -123,9 +141,9 @@ def say_together(model, row, limit):
     said = []
     while len(said) <= limit and (not said or said[-1] != 2):
         prefix = np.array([[1, *said]])
-        members = members_by_hand(model, COMMANDS[row : row + 1], prefix)[:, 0, -1]
+        members, sure = (found[:, 0, -1] for found in members_by_hand(model, COMMANDS[row : row + 1], prefix))
         if model.weighting == "argmin":
-            logs = members[members.max(axis=-1).argmax()]
+            logs = members[sure.argmax()]
         elif model.weighting == "lambda":
             logs = learned_weights(model)[:, row] @ members
         else:
@@ -136,19 +154,19 @@ def say_together(model, row, limit):
 
 def say_apart(model, row, limit):
     """Whole sentences of each member, brought back, and then weighed."""
-    members = []
+    members, sure = [], []
     for permutation in model.group.rows:
-        said, logs = [], []
+        said, logits = [], []
         while len(said) <= limit and (not said or said[-1] != 2):
             inputs = {
                 "commands": permutation[COMMANDS[row : row + 1]],
                 "actions": np.array([[1, *said]]),
             }
-            logs.append(log_softmax(array(model.model(inputs)))[0, -1])
-            said.append(int(logs[-1].argmax()))
-        members.append([one[permutation] for one in logs])
+            logits.append(array(model.model(inputs))[0, -1])
+            said.append(int(logits[-1].argmax()))
+        members.append([log_softmax(one)[permutation] for one in logits])
+        sure.append(sure_by_hand(model.proxy, np.array(logits)).mean())
     if model.weighting == "argmin":
-        sure = [np.mean([one.max() for one in logs]) for logs in members]
         return [int(one.argmax()) for one in members[int(np.argmax(sure))]]
     scale = learned_weights(model)[:, row] if model.weighting == "lambda" else np.ones(len(members))
     said = []
@@ -183,6 +201,8 @@ def test_parts_that_do_not_fit_together_are_refused():
         EquivariantSequenceToSequence(model, ORDERS[2], weighting="best")
     with pytest.raises(ConfigError, match="`combine`.*word"):
         EquivariantSequenceToSequence(model, ORDERS[2], combine="word")
+    with pytest.raises(ConfigError, match="`proxy`.*'confidence', 'entropy', 'max_value'.*regard"):
+        EquivariantSequenceToSequence(model, ORDERS[2], "argmin", proxy="regard")
 
 
 # --- files, training, translation -----------------------------------------------------------------
@@ -201,6 +221,16 @@ def test_equivariant_models_are_saved_and_loaded(weighting, combine, tmp_path):
     assert names(tmp_path / "ours" / "model.weights.h5") == names(tmp_path / "keras.weights.h5")
 
 
+def test_a_proxy_is_saved_and_files_from_before_there_was_a_choice_mean_confidence(tmp_path):
+    sk.models.save(equivariant(2, "argmin", proxy="entropy"), tmp_path / "ours")
+    assert sk.models.load(tmp_path / "ours").proxy == "entropy"
+    sure = equivariant(2, "argmin")
+    config = sure.get_config()
+    del config["proxy"]
+    assert EquivariantSequenceToSequence.from_config(config).get_config() == sure.get_config()
+    assert sk.models.load("equizero-gru-scan-add-jump.scan-1", weights=False).proxy == "confidence"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -210,6 +240,7 @@ def test_equivariant_models_are_saved_and_loaded(weighting, combine, tmp_path):
         {"rings": [[0, 6]]},
         {"rings": []},
         {"weighting": "vote"},
+        {"proxy": "regard"},
         {"num_classes": 3},
     ],
     ids=str,
@@ -237,8 +268,8 @@ def test_the_gradient_of_equizero_is_that_which_was_asked_for(gradient):
     """By hand, for the bias of the logits: the error of the answer, in the words of those who get it."""
     network, targets = random_model(dropout=0.0), ACTIONS[:, 1:]
     model = EquivariantSequenceToSequence(network, ORDERS[4], "argmin", gradient=gradient)
-    members, rows = members_by_hand(model, COMMANDS, ACTIONS[:, :-1]), model.group.rows
-    surest = members.max(axis=-1).argmax(axis=0)
+    (members, sure), rows = members_by_hand(model, COMMANDS, ACTIONS[:, :-1]), model.group.rows
+    surest = sure.argmax(axis=0)
     assert len(np.unique(surest)) > 1
     expected = np.zeros(WORDS.size)
     for place in zip(*np.nonzero(targets), strict=True):
@@ -275,7 +306,8 @@ print(json.dumps(found))
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_say_the_same(backend, tmp_path):
     pytest.importorskip(backend)
-    models = {name: equivariant(3, "argmin", name) for name in ("step", "sentence")}
+    proxies = {"step": "entropy", "sentence": "confidence"}
+    models = {name: equivariant(3, "argmin", name, proxy=proxy) for name, proxy in proxies.items()}
     for name, model in models.items():
         sk.models.save(model, tmp_path / name)
     np.savez(tmp_path / "inputs.npz", **INPUTS)

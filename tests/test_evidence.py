@@ -1,5 +1,6 @@
 """Every script of evidence runs in the small and judges what was claimed; going on is tried with three."""
 
+import importlib
 import json
 import pathlib
 import subprocess
@@ -7,6 +8,8 @@ import sys
 
 import numpy as np
 import pytest
+
+from star_keras import data
 
 EVIDENCE = pathlib.Path(__file__).parent.parent / "examples" / "evidence"
 
@@ -146,3 +149,63 @@ def test_evidence_on_rotations_of_the_plane_judges(printed):
     assert len(rows) == finished_runs(text) == 3 * 2
     assert all(np.isfinite(row["error"]) and row["change_when_turned"] > 0 for row in rows)
     assert "equitune errs less than network alone: " in text
+
+
+@pytest.mark.slow
+def test_evidence_on_pretraining_compares_and_draws_methods(printed, monkeypatch):
+    first, again = printed("comparison"), printed("comparison")
+    rows = results("comparison")
+    assert len(rows) == finished_runs(first) == 2 * 2 and not finished_runs(again)
+    assert "STAR, 8 experts beside SimCLR\n- CIFAR-10, %: better by " in again
+    assert again.count("min/max of experts") == 2
+    for row in rows:
+        assert ("neighbors" in row) == (row["seed"] == 0)
+        assert ("own_mrr" in row) == ("routing" in row) == (row["method"] == "star 8")
+        assert row["transfer"] == np.mean(list(row["sets"].values()))
+    # Every method has the measures of one that was run, which is enough for pictures.
+    monkeypatch.syspath_prepend(str(EVIDENCE))
+    comparison = importlib.import_module("comparison")
+    routed = [row for row in rows if row["method"] == "star 8"]
+    comparison.draw([{**row, "method": method} for row in routed for method in comparison.METHODS], "all")
+    for picture in ("all_experts.png", "all_neighbors.png"):
+        assert pathlib.Path(picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_evidence_on_proxies_ranks_them_and_judges_each_pair(printed):
+    text, rows = printed("equitune_proxies"), results("equitune_proxies")
+    assert len(rows) == finished_runs(text) == 4 * 2
+    assert text.count("entropy above equitune (mean): ") == text.count("above equizero, max value: ") / 2 == 4
+    (ranked,) = (line for line in text.splitlines() if line.startswith("| equizero, confidence |"))
+    assert sum(f"({rank})" in cell for cell in ranked.split("|") for rank in (1, 2, 3)) == 4
+    assert "| best in | proxy | images | commands | CartPole | gridworld |" in text
+    assert text.count("- best everywhere: ") == 1
+    # Of two actions and a mirror, the member that is surest says what the mean says.
+    for row in rows:
+        if row["application"] == "CartPole":
+            assert row["confidence"] == row["equitune"]
+
+
+@pytest.mark.slow
+def test_evidence_on_other_images_reads_from_memory_what_the_network_says(printed):
+    text, rows = printed("equitune_images"), results("equitune_images")
+    assert len(rows) == finished_runs(text) == 2 * (3 + 2 + 1)
+    title = "STAR ResNet-20, linear layer, CIFAR-10"
+    assert text.count(f"\n| {title}, zero-shot | ") == text.count(f"\n| {title}, fine-tuned | – | – |") == 1
+    assert text.count(f"\n- {title}: linear above one layer: ") == 1
+    assert text.count("uniform weights in place of the trained λ: ") == 2
+    for row in rows:
+        assert row.get("memory_error", 0) < 1e-5 and row.get("invariance_error", 0) < 1e-5
+        assert ("memory_error" in row) == (row["stage"] == "zero-shot")
+
+
+@pytest.mark.slow
+def test_evidence_on_efficientnet_builds_the_published_network(data_folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(EVIDENCE))
+    network = importlib.import_module("converted").efficientnet_lite0()
+    found = data.load("imagenette224_small", split="val")
+    with np.load(data_folder / "imagenette224_small.npz") as file:
+        numbers = file["imagenet_index"]
+    answers = network.predict(found.images[::10], verbose=0)
+    assert np.mean(answers[:, numbers].argmax(-1) == found.labels[::10]) >= 0.96
+    assert np.mean(answers.argmax(-1) == numbers[found.labels[::10]]) >= 0.6

@@ -66,3 +66,11 @@ def test_auto_precision_is_the_faster_one(faster, policy_afterwards, monkeypatch
 def test_auto_precision_is_measured_and_a_named_one_is_taken(policy_afterwards):
     assert set_precision() in ("float32", "mixed_bfloat16")
     assert set_precision("mixed_float16") == "mixed_float16" == keras.config.dtype_policy().name
+
+
+def test_an_unknown_strategy_and_a_backend_without_one_are_refused(monkeypatch):
+    with pytest.raises(ValueError, match="'one' or 'mirrored'.*'two'"):
+        recipes.set_strategy("two")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match="tensorflow or jax.*torch"):
+        recipes.set_strategy("mirrored")

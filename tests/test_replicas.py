@@ -1,6 +1,7 @@
 """Two replicas equal one with the global batch: losses to 1e-5, weights to 2e-5, augmentation on."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -96,3 +97,34 @@ def test_two_replicas_train_in_half_precision(tmp_path):
     np.testing.assert_allclose(one["losses"][0], two["losses"][0], rtol=1e-3)
     assert np.isfinite(two["losses"]).all()
     assert all(np.isfinite(weight).all() for weight in weights)
+
+
+RECIPE = """
+import sys
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+from star_keras.__main__ import main
+
+recipe = ["pretrain", "star-resnet20", "--smoke", "--folder", "run", "--precision", "float32"]
+code = main([*recipe, "--strategy", sys.argv[1]])
+print(f"replicas: {tf.distribute.get_strategy().num_replicas_in_sync}")
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_a_recipe_trains_the_same_network_on_all_devices(tmp_path):
+    losses = {}
+    for strategy in ("one", "mirrored"):
+        folder = tmp_path / strategy
+        folder.mkdir()
+        command = [sys.executable, "-c", RECIPE, strategy]
+        finished = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        assert finished.returncode == 0, finished.stderr[-4000:]
+        assert finished.stdout.endswith(f"replicas: {1 + (strategy == 'mirrored')}\n")
+        losses[strategy] = [float(loss) for loss in re.findall(r" loss: ([\d.]+)", finished.stdout)]
+    assert len(losses["one"]) > 2
+    np.testing.assert_allclose(losses["one"], losses["mirrored"], rtol=1e-3)

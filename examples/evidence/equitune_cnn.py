@@ -91,8 +91,8 @@ def run(results=str(RESULTS), minutes=None, smoke=False):
     if len(tuned_rows) == len(tuned):
         print_table(zero_shot_rows, tuned_rows)
         print(f"\nChosen on validation images: {experiment.chosen}, learning rates {settings}")
-        print_verdicts(zero_shot_rows, plan["proxies"])
-        print_verdicts(tuned_rows, ["equizero"])
+        print_verdicts(FROZEN, zero_shot_rows, plan["proxies"])
+        print_verdicts(TUNING, tuned_rows, ["equizero"])
     if len(data_rows) == len(data):
         print_data(data_rows)
     return zero_shot_rows + tuned_rows + data_rows
@@ -123,7 +123,7 @@ class Experiment:
     def __call__(self, stage, method, setting, seed, split, fraction=None):
         keras.utils.set_random_seed(seed)
         images, labels = self.held_out[split]
-        turned = self._turn(images, seed)
+        turned = turn(images, seed)
         train = self._draw(seed, self.tuning)
         if stage == TUNING:
             model = self._tune(method, setting, train, seed)
@@ -144,11 +144,6 @@ class Experiment:
             found["weight_of_upright"] = float(weights[:, 0].mean())
             found["uniform_weights"] = share(predict(self._wrap("equitune", model.model), turned), labels)
         return found
-
-    def _turn(self, images, seed):
-        """Each image turned by a random number of quarter turns."""
-        drawn = np.random.default_rng((seed, 1)).integers(4, size=len(images))
-        return np.stack([np.rot90(image, turns) for image, turns in zip(images, drawn, strict=True)])
 
     def _draw(self, seed, count):
         rows = np.random.default_rng((seed, 2)).permutation(len(self.train[1]))[:count]
@@ -197,11 +192,7 @@ class Experiment:
             model = self._unweighted(score=score, features=frozen)
         else:
             model = self._wrap(method, pretrained())
-        model.compile(
-            keras.optimizers.SGD(rate, momentum=0.9),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        )
-        model.fit(self._turn(images, seed), labels, batch_size=32, epochs=1, verbose=0)
+        fine_tune(model, turn(images, seed), labels, rate)
         return model
 
 
@@ -216,6 +207,25 @@ def load(split, smoke):
 def pretrained():
     """The classifier, with logits in place of its softmax: they are what the paper averages."""
     return sk.models.load("resnet20.cifar10-1", part="classifier", classifier_activation=None)
+
+
+def drawn_turns(count, seed):
+    return np.random.default_rng((seed, 1)).integers(4, size=count)
+
+
+def turn(images, seed):
+    """Each image turned by a random number of quarter turns."""
+    drawn = drawn_turns(len(images), seed)
+    return np.stack([np.rot90(image, turns) for image, turns in zip(images, drawn, strict=True)])
+
+
+def fine_tune(model, images, labels, rate):
+    """One epoch."""
+    model.compile(
+        keras.optimizers.SGD(rate, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    model.fit(images, labels, batch_size=32, epochs=1, verbose=0)
 
 
 def predict(model, images):
@@ -241,12 +251,12 @@ def print_table(*stages):
             print(f"| {NAMES[method]} | {rows[0]['stage']} | {' | '.join(map(spread, columns))} |")
 
 
-def print_verdicts(rows, proxies):
+def print_verdicts(title, rows, proxies):
     """Whether the orderings of the paper hold on turned images, by bootstrap intervals over seeds."""
     scores = {row["method"]: [] for row in rows}
     for row in rows:
         scores[row["method"]].append(row["turned"])
-    print(f"\n{rows[0]['stage']}:")
+    print(f"\n{title}:")
     pairs = [("lambda", "equitune"), ("equitune", "pretrained"), *(("equitune", proxy) for proxy in proxies)]
     for high, low in pairs:
         if high in scores and low in scores:

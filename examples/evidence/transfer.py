@@ -2,14 +2,15 @@
 
 Paper      Jeon and others, Soft Task-Aware Routing of Experts (NeurIPS 2025), section 4: transfer
 Data       fashion_mnist travels with the package; mnist, tiny_imagenet32_train, tiny_imagenet32_val5k,
-           imagenette224_small and hymenoptera160 in the folder STAR_KERAS_DATA
+           imagenette224_small, hymenoptera160 and bccd_detection in the folder STAR_KERAS_DATA
 Command    python examples/evidence/transfer.py [--minutes 20]
 
-All images are brought to 32 x 32 colour pixels; of Tiny ImageNet the first twenty classes, of MNIST the first
-2,000 test images. A linear probe is fitted to the frozen features of at most 4,000 training images; its
-decay is chosen on a tenth of them. A seed draws the images and that tenth and initialises the random network,
-whose batch statistics see training images, too. Nothing was chosen on test images. Every run is a line of
-results/transfer.jsonl; the same command goes on where it stopped and prints the table of what is there.
+All images are brought to 32 x 32 colour pixels: of Tiny ImageNet the first twenty classes, of MNIST the first
+2,000 test images, of photographs of blood the cells, of three kinds, cut out by their boxes. A linear probe
+is fitted to the frozen features of at most 4,000 training images; its decay is chosen on a tenth of them. A
+seed draws the images and that tenth and initialises the random network, whose batch statistics see training
+images, too. Nothing was chosen on test images. Every run is a line of results/transfer.jsonl; the same
+command goes on where it stopped and prints the table of what is there.
 """
 
 import os
@@ -19,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import numpy as np
+from PIL import Image
 
 import star_keras as sk
 
@@ -45,6 +47,7 @@ DATA = {
     "Tiny ImageNet": (("tiny_imagenet32_train", None), ("tiny_imagenet32_val5k", None), 20),
     "MNIST": (("mnist", "train"), ("mnist", "test"), 10),
     "Hymenoptera": (("hymenoptera160", "train"), ("hymenoptera160", "val"), 2),
+    "Cells": (("bccd_detection", "train"), ("bccd_detection", "test"), 3),
 }
 COUNT, TEST_COUNT, SEEDS = 4000, 2000, (0, 1, 2)
 
@@ -73,12 +76,15 @@ class Experiment:
         self.images = {}
 
     def __call__(self, data, network, seed):
-        (images, labels), (test_images, test_labels) = self._sets(data)
-        rows = np.random.default_rng(seed).permutation(len(images))[: self.count]
-        images, labels = images[rows], labels[rows]
         backbone = sk.models.load(network.split()[-1])
         if network.startswith("random"):
-            backbone = sk.evaluation.untrained(backbone, images, seed=seed)
+            backbone = sk.evaluation.untrained(backbone, self._drawn(data, seed)[0], seed=seed)
+        return self.probe(backbone, data, seed)
+
+    def probe(self, backbone, data, seed):
+        """Accuracy on a set's test images of a probe of a frozen backbone's features."""
+        images, labels = self._drawn(data, seed)
+        test_images, test_labels = self._sets(data)[1]
         probe = sk.evaluation.linear_probe(
             sk.evaluation.extract_features(backbone, images, verbose=0),
             labels,
@@ -91,6 +97,11 @@ class Experiment:
         found = {"accuracy": probe.accuracy, "weight": probe.weight, "floor": probe.floor}
         return {**found, "num_train": len(images), "num_test": len(test_images)}
 
+    def _drawn(self, data, seed):
+        images, labels = self._sets(data)[0]
+        rows = np.random.default_rng(seed).permutation(len(images))[: self.count]
+        return images[rows], labels[rows]
+
     def _sets(self, data):
         if data not in self.images:
             train, test, num_classes = DATA[data]
@@ -102,9 +113,30 @@ class Experiment:
 
 def colour(name, split, num_classes, limit):
     """Colour images of 32 x 32 pixels and their labels, of the first classes alone."""
+    if name == "bccd_detection":
+        return crops(split, limit)
     found = sk.data.load(name, split=split, size=None if "mnist" in name else 32)
     rows = np.flatnonzero(found.labels < num_classes)[:limit]
     return sk.data.to_rgb(found.images[rows], 32), found.labels[rows]
+
+
+def crops(split, limit=None):
+    """Squares around the boxes of photographs of blood, brought to 32 x 32 pixels, and the kinds of cells."""
+    found = sk.data.load("bccd_detection", split=split)
+    pairs = zip(found.images, found.boxes, strict=True)
+    squares = [crop(image, box) for image, boxes in pairs for box in boxes][:limit]
+    return np.stack(squares), np.concatenate(found.labels)[: len(squares)]
+
+
+def crop(image, box):
+    left, top, right, bottom = box
+    side = max(right - left, bottom - top)
+    corner = [
+        np.clip((low + high - side) / 2, 0, length - side)
+        for low, high, length in ((left, right, image.shape[1]), (top, bottom, image.shape[0]))
+    ]
+    square = (*corner, corner[0] + side, corner[1] + side)
+    return np.array(Image.fromarray(image).resize((32, 32), box=tuple(map(float, square))))
 
 
 def print_table(rows, networks, data):

@@ -71,7 +71,7 @@ class GreedyDecoder(keras.Model):
             tokens, states, done, said = carry
             logits, states = orbit.model.step(tokens, states, memory)
             members = orbit.bring_back(ops.log_softmax(logits, axis=-1))
-            scores = ops.max(members, axis=-1) if orbit.weighting == "argmin" else learned
+            scores = orbit.sureness(logits) if orbit.weighting == "argmin" else learned
             average = orbits.RunningAverage(orbit.weighting, orbit.ties, "selected")
             average.add(scores, members)
             chosen = ops.where(done, PADDING, _likeliest(average.result()))
@@ -86,34 +86,33 @@ class GreedyDecoder(keras.Model):
         orbit = self._orbit
 
         def step(position, carry):
-            tokens, states, said, logs = carry
-            logits, states = orbit.model.step(tokens, states, memory)
-            now = ops.log_softmax(logits, axis=-1)
-            tokens = _likeliest(now)
-            return tokens, states, self._write(said, position, tokens), self._write(logs, position, now)
+            tokens, states, said, logits = carry
+            now, states = orbit.model.step(tokens, states, memory)
+            tokens = _likeliest(ops.log_softmax(now, axis=-1))
+            return tokens, states, self._write(said, position, tokens), self._write(logits, position, now)
 
-        logs = self._empty(starts, "float32", orbit.model.vocabulary_size)
-        carry = (starts, states, self._empty(starts, "int32"), logs)
-        _, _, tokens, logs = sequential_loop(self._steps, step, carry)
+        logits = self._empty(starts, "float32", orbit.model.vocabulary_size)
+        carry = (starts, states, self._empty(starts, "int32"), logits)
+        _, _, tokens, logits = sequential_loop(self._steps, step, carry)
         ends = ops.cast(ops.equal(tokens, END), "int32")
         said = ops.cast(ops.equal(ops.cumsum(ends, axis=1) - ends, 0), "float32")
         said = ops.reshape(said, (orbit.group.order, -1, self._steps))
-        members = orbit.bring_back(logs)
-        weights = self._sentence_weights(members, said, learned)
+        members = orbit.bring_back(ops.log_softmax(logits, axis=-1))
+        weights = self._sentence_weights(logits, said, learned)
         weights = ops.expand_dims(ops.transpose(weights), -1) * said
         chosen = _likeliest(ops.sum(ops.expand_dims(weights, -1) * members, axis=0))
         chosen = ops.where(ops.sum(weights, axis=0) > 0, chosen, END)
         ends = ops.cast(ops.equal(chosen, END), "int32")
         return ops.where(ops.equal(ops.cumsum(ends, axis=1) - ends, 0), chosen, PADDING)
 
-    def _sentence_weights(self, members, said, learned):
+    def _sentence_weights(self, logits, said, learned):
         """`(batch, order)`, rows that sum to one."""
         orbit = self._orbit
         if orbit.weighting == "mean":
             return ops.ones_like(ops.transpose(said[:, :, 0])) / orbit.group.order
         scores = learned
         if orbit.weighting == "argmin":
-            scores = mean_over_steps(ops.max(members, axis=-1), said)
+            scores = mean_over_steps(orbit.sureness(logits), said)
         return orbits.orbit_weights(scores, orbit.weighting, orbit.ties)
 
     def _empty(self, like, dtype, *sides):

@@ -15,6 +15,7 @@ OPTIONS = {
     "hidden_units": checks.sequence(checks.integer(1, 4096), 0, 4),
     "ties": checks.choice("mean", "first"),
     "gradient": checks.choice("equitune", "identity", "selected"),
+    "proxy": checks.choice("confidence", "entropy", "max_value"),
 }
 
 
@@ -30,7 +31,7 @@ class EquivariantSequenceToSequence(keras.Model):
     | `weighting` | `w_g` | known as |
     |---|---|---|
     | "mean" | 1 / order | equitune |
-    | "argmin" | 1 for the g that is surest, by the log-probability of its best action, else 0 | equizero |
+    | "argmin" | 1 for the g that is surest, as `proxy` has it, else 0 | equizero |
     | "lambda" | softmax over g of a learned score of the encoder's state for `g x` | lambda-equitune |
 
     `combine` says when members of the orbit meet:
@@ -55,6 +56,9 @@ class EquivariantSequenceToSequence(keras.Model):
         hidden_units: of the learned score of "lambda". Defaults to `(32,)`.
         ties: of "argmin": "mean" (default) averages members that are equally sure, "first" takes the first.
         gradient: of "argmin": "equitune" (default), "identity" or "selected", as in `layers.EquiTune`.
+        proxy: of "argmin", what makes a member sure of an action: "confidence" (default), the
+            log-probability of the best one; "entropy", as little of it as can be; "max_value", the greatest
+            logit.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Attributes:
@@ -95,6 +99,7 @@ class EquivariantSequenceToSequence(keras.Model):
         hidden_units=(32,),
         ties="mean",
         gradient="equitune",
+        proxy="confidence",
         **kwargs,
     ):
         options = {
@@ -103,6 +108,7 @@ class EquivariantSequenceToSequence(keras.Model):
             "hidden_units": list(hidden_units),
             "ties": ties,
             "gradient": gradient,
+            "proxy": proxy,
         }
         checks.validate(options, OPTIONS)
         _check_parts(model, group)
@@ -114,6 +120,7 @@ class EquivariantSequenceToSequence(keras.Model):
         self.hidden_units = tuple(hidden_units)
         self.ties = ties
         self.gradient = gradient
+        self.proxy = proxy
         self._ids = group.ids
         self.score = None
         if weighting == "lambda":
@@ -134,7 +141,7 @@ class EquivariantSequenceToSequence(keras.Model):
         # After the end nothing is said any more: what is put in there has no output that counts.
         tokens = inputs["actions"]
         said = ops.logical_and(ops.not_equal(tokens, PADDING), ops.not_equal(tokens, END))
-        return self._average(members, self._scores(members, ops.cast(said, "float32"), states))
+        return self._average(members, self._scores(logits, ops.cast(said, "float32"), states))
 
     def orbit(self, tokens):
         """Tokens `(batch, ...)` moved by every element, `(order * batch, ...)`, element after element."""
@@ -146,6 +153,14 @@ class EquivariantSequenceToSequence(keras.Model):
         outputs = ops.reshape(outputs, (self.group.order, -1, *ops.shape(outputs)[1:]))
         return orbits.brought_back(self.group, outputs)
 
+    def sureness(self, logits):
+        """How sure members are of each action: `(order, batch, ...)` for `(order * batch, ..., tokens)`."""
+        if self.proxy == "confidence":
+            sure = ops.max(ops.log_softmax(logits, axis=-1), axis=-1)
+        else:
+            sure = -orbits.LOSSES[self.proxy](logits, from_logits=True)
+        return ops.reshape(sure, (self.group.order, -1, *ops.shape(sure)[1:]))
+
     def learned_scores(self, states):
         """Scores `(order, batch)` of the first states of the decoder; None without a learned score."""
         if self.score is None:
@@ -156,12 +171,12 @@ class EquivariantSequenceToSequence(keras.Model):
         """Inputs that are the same everywhere, by which a saved model is verified."""
         return self.model.fixed_inputs(count)
 
-    def _scores(self, members, said, states):
+    def _scores(self, logits, said, states):
         """Scores of members, the greater the better: `(order, batch)`, or one for each step as well."""
         if self.weighting != "argmin":
             return self.learned_scores(states)
-        surest = ops.max(members, axis=-1)
-        return surest if self.combine == "step" else mean_over_steps(surest, said)
+        sure = self.sureness(logits)
+        return sure if self.combine == "step" else mean_over_steps(sure, said)
 
     def _average(self, members, scores):
         average = orbits.RunningAverage(self.weighting, self.ties, self.gradient)

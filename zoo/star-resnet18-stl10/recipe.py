@@ -6,7 +6,8 @@ Command    star-keras pretrain star-resnet18-stl10 --folder runs/star-resnet18-s
 Download   python -c "import star_keras as sk; sk.data.load('stl10', split='train', download=True)"
 Hardware   a GPU; 410 steps an epoch, 200 epochs. Not run to its end here: the zoo has no such weights
 
-Run the command again to go on where it stopped. `--smoke` shows in a minute that everything works.
+Run the command again to go on where it stopped; `--strategy mirrored` takes all devices. `--smoke` shows
+in a minute that everything works.
 """
 
 import keras
@@ -19,10 +20,12 @@ def run(
     epochs=200,
     minutes=None,
     precision="auto",
+    strategy="one",
     seed=0,
     smoke=False,
 ):
     precision = sk.recipes.set_precision(precision)
+    sk.recipes.set_strategy(strategy)
     keras.utils.set_random_seed(seed)
 
     # Data: labels are for the monitor alone.

@@ -7,9 +7,9 @@ CPU        star-keras pretrain star-resnet18 --folder runs/star-resnet18 --stem 
 Compared   the same with `--method simclr`: one expert, the invariant loss alone, as many epochs
 Own images star-keras pretrain star-resnet18 --images ./photos --folder runs/photos
 
-Run the command again to go on where it stopped. `--smoke` shows in a minute that everything works,
-`--measure` measures the finished run, `--publish` puts it into the zoo, too: of the method star the backbone,
-where its name is still free.
+Run the command again to go on where it stopped; `--strategy mirrored` takes all devices. `--smoke` shows
+in a minute that everything works, `--measure` measures the finished run, `--publish` puts it into the zoo,
+too: of the method star the backbone, where its name is still free.
 """
 
 import pathlib
@@ -29,6 +29,7 @@ def run(
     epochs=200,
     minutes=None,
     precision="auto",
+    strategy="one",
     seed=0,
     smoke=False,
     measure=False,
@@ -39,6 +40,7 @@ def run(
     if (measure or publish) and images != OWN:
         raise ValueError(f"`measure` and `publish` are for {OWN}. Received: images={images!r}")
     precision = sk.recipes.set_precision(precision)
+    sk.recipes.set_strategy(strategy)
     keras.utils.set_random_seed(seed)
 
     # Data: labels are for the probes alone.

@@ -4,8 +4,9 @@ Paper      Jeon and others, Soft Task-Aware Routing of Experts (NeurIPS 2025), s
 Data       cifar10_train45k, the first 45,000 training images, in the folder STAR_KERAS_DATA
 Command    star-keras pretrain star-resnet20 --folder runs/star-resnet20 [--minutes 30]
 
-Run the command again to go on where it stopped. `--smoke` shows in a minute that everything works,
-`--measure` measures the finished run, `--publish` puts it into the zoo, too, where its name is still free.
+Run the command again to go on where it stopped; `--strategy mirrored` takes all devices. `--smoke` shows
+in a minute that everything works, `--measure` measures the finished run, `--publish` puts it into the zoo,
+too, where its name is still free.
 """
 
 import pathlib
@@ -20,12 +21,14 @@ def run(
     epochs=40,
     minutes=None,
     precision="auto",
+    strategy="one",
     seed=0,
     smoke=False,
     measure=False,
     publish=False,
 ):
     precision = sk.recipes.set_precision(precision)
+    sk.recipes.set_strategy(strategy)
     keras.utils.set_random_seed(seed)
 
     # Data: labels are for the probes alone.

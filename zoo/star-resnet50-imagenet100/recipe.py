@@ -2,12 +2,13 @@
 
 Paper      Jeon and others, Soft Task-Aware Routing of Experts (NeurIPS 2025), sections 3 and 4
 Data       a folder with one subfolder of images for each of the 100 classes (19 GB in memory)
-Command    star-keras pretrain star-resnet50-imagenet100 --images ./imagenet100/train
-Hardware   a GPU; 494 steps an epoch, 500 epochs. Not run to its end here: the zoo has no such weights
-Differs    images are brought to squares of 224 px first, where the paper crops from images of full size; one
-           batch of 256 on one device, where the paper spreads it over four with batch statistics in common
+Command    star-keras pretrain star-resnet50-imagenet100 --images ./imagenet100/train --strategy mirrored
+Hardware   four GPUs in the paper, or one; 494 steps an epoch, 500 epochs. Not run to
+           its end here: the zoo has no such weights
+Differs    images are brought to squares of 224 px first, where the paper crops from images of full size
 
-Run the command again to go on where it stopped. `--smoke` shows in a minute that everything works.
+Run the command again to go on where it stopped; `--strategy mirrored` takes all devices. `--smoke` shows
+in a minute that everything works.
 """
 
 import keras
@@ -21,10 +22,12 @@ def run(
     epochs=500,
     minutes=None,
     precision="auto",
+    strategy="one",
     seed=0,
     smoke=False,
 ):
     precision = sk.recipes.set_precision(precision)
+    sk.recipes.set_strategy(strategy)
     keras.utils.set_random_seed(seed)
 
     # Data: labels are for the monitor alone.
