@@ -27,22 +27,18 @@ def use_all_devices():
     """Lets models made from now on train on all GPUs, or without one on all CPU devices, in sync.
 
     Raises:
-        ValueError: on a backend that Keras does not distribute.
+        ValueError: on another backend than TensorFlow.
     """
-    name = keras.backend.backend()
-    if name == "tensorflow":
-        import tensorflow as tf
-
-        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
-        tf.distribute.experimental_set_strategy(strategy)
-    elif name == "jax":
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
-    else:
+    if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            "Training on several devices needs the backend tensorflow or jax. "
-            f"Received: the backend {name}; set KERAS_BACKEND."
+            "Training on several devices needs the backend tensorflow. "
+            f"Received: the backend {keras.backend.backend()}; set KERAS_BACKEND."
         )
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+    tf.distribute.experimental_set_strategy(strategy)
 
 
 def replica_rows(count):

@@ -74,15 +74,14 @@ def set_precision(name="auto"):
 
 
 def set_strategy(name):
-    """Says on which devices models that are made afterwards train.
+    """Says on which devices models train that are made afterwards, until the process ends.
 
     Args:
         name: "one" device, or "mirrored": all devices, each with its share of a batch and the same weights,
-            by `tf.distribute.MirroredStrategy` on TensorFlow and `keras.distribution.DataParallel` on JAX.
-            Negatives and batch statistics are those of the whole batch.
+            by `tf.distribute.MirroredStrategy`. Negatives and batch statistics are those of the whole batch.
 
     Raises:
-        ValueError: for another name, or a backend that Keras does not distribute.
+        ValueError: for another name, or on another backend than TensorFlow.
 
     Example:
 

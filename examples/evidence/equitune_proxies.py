@@ -201,7 +201,10 @@ def print_verdicts(scores):
 def print_travel(scores):
     """How far the best proxy of each application falls behind the best of the others."""
     first = {name: [p for p, rank in ranks(of_all).items() if rank == 1] for name, of_all in scores.items()}
-    print("\nThe best proxy of an application in the others: its distance to the best one there\n")
+    print(
+        "\nThe best proxy of an application in the others: its distance to the best one there. Which is best"
+    )
+    print("is seen on the same rows: a lead within noise is none\n")
     print(f"| best in | proxy | {' | '.join(scores)} |")
     print("|---" * (len(scores) + 2) + "|")
     for home, proxy in ((home, proxy) for home, best in first.items() for proxy in best):

@@ -156,7 +156,7 @@ class Experiment:
 
     def _encoders(self, seed):
         """The dual encoder of a seed: from the folder, or trained and put there."""
-        folder = self.folder / f"seed_{seed}"
+        folder = self.folder / f"{'smoke_' if self.smoke else ''}seed_{seed}"
         if folder.is_dir():
             return sk.models.load(folder, part="pretraining")
         backbone = {"architecture": "resnet20", "input_shape": [PIXELS, PIXELS, 3], "stem": "cifar"}
