@@ -153,7 +153,7 @@ class Experiment:
 
     def _measures(self, model, method, seed):
         sizes = (
-            {"count": 48, "images": 24, "views": 3, "episodes": 2}
+            {"count": 48, "images": 300, "views": 2, "episodes": 2}
             if self.smoke
             else {"count": 10_000, "images": 2000, "episodes": 1}
         )

@@ -252,7 +252,9 @@ def with_linear_layer(backbone, images, labels):
     """A classifier: the frozen backbone, standardised features, a linear layer fitted to them."""
     features = sk.evaluation.extract_features(backbone, images, verbose=0)
     standardise = keras.layers.Normalization(mean=features.mean(axis=0), variance=features.var(axis=0))
-    head = keras.Sequential([standardise, keras.layers.Dense(int(labels.max()) + 1)])
+    head = keras.Sequential(
+        [keras.Input(features.shape[1:]), standardise, keras.layers.Dense(int(labels.max()) + 1)]
+    )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     head.compile(keras.optimizers.Adam(3e-3), loss)
     head.fit(features, labels, batch_size=128, epochs=20, verbose=0)
