@@ -16,14 +16,14 @@ Zero-shot, a network is asked once about the four turns of each image and all me
 wrap a network that reads them from memory, and four images of every run are compared with the wrapper of the
 network itself. The score of lambda-equitune learns from 1,024 images that are not turned. The seed draws them
 of 2,000 training images that no linear layer was fitted to (ResNet-56 and EfficientNet were trained on them),
-or of all cells of the validation photographs. Fine-tuned is ResNet-56 alone, by one epoch of the same 1,024
-images, turned; a step of EfficientNet takes too long. Nothing is chosen here: the steps of the score, the
-learning rate and the proxy that equizero is tuned with are those that equitune_cnn.py chose, and the score
-has one layer of 100 units; a linear one and one of three such layers are tried beside it. A seed is that of
-the turns, the draw and the score; intervals are of ten parts of the test images, each the mean of its seeds.
-Of Imagenette's images EfficientNet may have been trained on many, those of the test among them. Every run is
-a line of results/equitune_images.jsonl; the same command goes on where it stopped and prints the tables of
-what is there.
+or of all cells of the validation photographs. Fine-tuned are ResNet-56 and the STAR ResNet-20 with its layer,
+by one epoch of the same 1,024 images, turned; a step of EfficientNet takes too long. Nothing is chosen here:
+the steps of the score, the learning rate and the proxy that equizero is tuned with are those that
+equitune_cnn.py chose, and the score has one layer of 100 units; a linear one and one of three such layers are
+tried beside it. A seed is that of the turns, the draw and the score; intervals are of ten parts of the test
+images, each the mean of its seeds. Of Imagenette's images EfficientNet may have been trained on many, those
+of the test among them. Every run is a line of results/equitune_images.jsonl; the same command goes on where
+it stopped and prints the tables of what is there.
 """
 
 import functools
@@ -72,7 +72,7 @@ WHOLE = {
     "seeds": (0, 1, 2),
     "proxies": ("entropy", "confidence", "max_value"),
     "scores": tuple(SCORES),
-    "tuned": ("resnet56",),
+    "tuned": ("resnet56", "star-resnet20"),
     "tuned_methods": ("pretrained", "equitune", PROXY, "lambda"),
 }
 SMALL = {
