@@ -92,6 +92,8 @@ MOVES_OF_ORBITS = sk.groups.Permutation([[(place - move) % 4 for place in range(
 def run(results=str(RESULTS), tasks="all", minutes=None, smoke=False):
     plan = SMALL if smoke else WHOLE
     names = plan["tasks"] if tasks == "all" else tasks.split(",")
+    if not set(names) <= set(TASKS):
+        raise ValueError(f"`tasks` must be of {', '.join(TASKS)}, or all. Received: {tasks!r}")
     runs = [one for task in names for one in runs_of(task, plan)]
     path = sk.recipes.results_file(results, "equitune_images", smoke)
     rows = sk.recipes.sweep(Experiment(smoke), runs, path, minutes)
