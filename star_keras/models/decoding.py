@@ -88,7 +88,7 @@ class GreedyDecoder(keras.Model):
         def step(position, carry):
             tokens, states, said, logits = carry
             now, states = orbit.model.step(tokens, states, memory)
-            tokens = _likeliest(ops.log_softmax(now, axis=-1))
+            tokens = _likeliest(now)
             return tokens, states, self._write(said, position, tokens), self._write(logits, position, now)
 
         logits = self._empty(starts, "float32", orbit.model.vocabulary_size)
