@@ -1,17 +1,23 @@
 """The command `star-keras`: list, describe and measure the models of the zoo, and train them again."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import pathlib
 import runpy
 import shlex
+import signal
 import sys
+import threading
 
 from star_keras.version import __version__
 
 DEFAULT_RECIPE = "star-resnet18"
+INTERRUPTED = 130
+# Errors whose message says what to do; any other is a fault and shows where it arose.
+EXPECTED = (KeyError, ValueError, OSError, RuntimeError, ImportError, FloatingPointError)
 
 
 def main(arguments=None):
@@ -21,7 +27,7 @@ def main(arguments=None):
         arguments: list of words. Defaults to those of the process.
 
     Returns:
-        The exit status: 0, or 2 when what was asked for does not exist.
+        The exit status: 0, 2 when what was asked for does not exist, 130 after control-C.
     """
     parser = argparse.ArgumentParser(prog="star-keras", description=__doc__)
     parser.add_argument("--version", action="version", version=f"star-keras {__version__}")
@@ -52,18 +58,52 @@ def main(arguments=None):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # It warns of many models traced one after the other, which is what measuring takes.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    try:
-        if options.command == "pretrain":
-            return _pretrain(rest)
-        if options.command in ("evaluate", "report"):
-            return _measure(options)
-        return _list(options.pattern) if options.command == "list" else _info(options.name)
-    except (KeyError, ValueError, OSError, RuntimeError, ImportError, FloatingPointError) as error:
-        print(f"star-keras: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+    with _noticing_control_c() as pressed:
+        try:
+            status = _obey(options, rest)
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+        except Exception as error:
+            if not pressed and not isinstance(error, EXPECTED):
+                raise
+            if not pressed:
+                print(f"star-keras: {error}", file=sys.stderr)
+            status = 2
+    if pressed or status == INTERRUPTED:
         print("\nstar-keras: interrupted; the same command goes on where it stopped.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    return status
+
+
+def _obey(options, rest):
+    if options.command == "pretrain":
+        return _pretrain(rest)
+    if options.command in ("evaluate", "report"):
+        return _measure(options)
+    return _list(options.pattern) if options.command == "list" else _info(options.name)
+
+
+@contextlib.contextmanager
+def _noticing_control_c():
+    """Gives a list that is empty until control-C is pressed.
+
+    What was interrupted may pass it on as an error of its own: TensorFlow does so while it traces.
+    """
+    pressed = []
+
+    def press(signum, frame):
+        pressed.append(signum)
+        raise KeyboardInterrupt
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield pressed
+        return
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _list(pattern):

@@ -150,7 +150,8 @@ def measure(backbone, train, test, count=10000, seeds=(0, 1, 2)):
 def pretrain(model, images, labelled, folder, epochs, batch_size, seed, minutes=None):
     """Fits a compiled pretraining model with checkpoints and a monitor, and goes on where it stopped.
 
-    The monitor, every five epochs, is the nearest neighbour of a fifth of the labelled images, at most a
+    A checkpoint is written after every epoch, or where there are many, some forty times in the run. The
+    monitor, every five epochs, is the nearest neighbour of a fifth of the labelled images, at most a
     thousand, among at most five thousand others. Give it training images: test images are for the end.
 
     Args:
@@ -164,7 +165,7 @@ def pretrain(model, images, labelled, folder, epochs, batch_size, seed, minutes=
     Returns:
         The history, a dict of lists, of all epochs once they are done; None before.
     """
-    resume = callbacks.Resume(folder, minutes=minutes)
+    resume = callbacks.Resume(folder, every=max(1, epochs // 40), minutes=minutes)
     monitors = [resume]
     known, labels = labelled
     if np.ptp(labels):

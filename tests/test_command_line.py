@@ -113,6 +113,21 @@ def test_report_of_the_zoo_goes_on_after_control_c(photos, capsys, monkeypatch):
     assert json.loads((photos / "numbers.json").read_text())["table"] == content["table"]
 
 
+@pytest.mark.parametrize("kind", [ValueError, TypeError])
+def test_control_c_is_told_from_the_error_that_a_library_makes_of_it(kind, monkeypatch, capsys):
+    def pass_on(_):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise kind("the tracing was cut short") from None
+
+    monkeypatch.setattr(models, "info", pass_on)
+    assert main(["info", "resnet20"]) == 130
+    error = capsys.readouterr().err
+    assert "interrupted" in error and "cut short" not in error
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.slow
 def test_a_process_that_is_sent_control_c_says_so_and_the_next_one_goes_on(photos):
     command = [
