@@ -307,6 +307,25 @@ def results_file(folder, name, smoke=False):
     return pathlib.Path(folder) / f"{name}{'_smoke' if smoke else ''}.jsonl"
 
 
+def mean_and_deviation(values, form=".1f", factor=1):
+    """What a table says of a value's runs: "mean ± standard deviation", of one run its value, of none a dash.
+
+    Args:
+        values: array or list of numbers.
+        form: of both numbers, as `format` takes it. Defaults to ".1f".
+        factor: of all values, such as 100 for percent. Defaults to 1.
+
+    Example:
+
+    >>> mean_and_deviation([0.81, 0.83], factor=100)
+    '82.0 ± 1.4'
+    """
+    values = factor * np.asarray(values)
+    if len(values) < 2:
+        return f"{values[0]:{form}}" if len(values) else "–"
+    return f"{values.mean():{form}} ± {values.std(ddof=1):{form}}"
+
+
 def time_left(minutes):
     """How much is left of a limit that several sweeps share: a function that returns minutes.
 

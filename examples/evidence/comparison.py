@@ -234,16 +234,10 @@ def print_table(rows, titles, values_of):
     )
     for method in dict.fromkeys(row["method"] for row in rows):
         cells = [
-            spread(factor * np.array(values_of(rows, method, name)), digits)
+            sk.recipes.mean_and_deviation(values_of(rows, method, name), f".{digits}f", factor)
             for name, (_, factor, digits) in titles.items()
         ]
         print(f"| {METHODS[method][0]} | " + " | ".join(cells) + " |")
-
-
-def spread(numbers, digits):
-    if len(numbers) < 2:
-        return f"{numbers[0]:.{digits}f}" if len(numbers) else "–"
-    return f"{numbers.mean():.{digits}f} ± {numbers.std(ddof=1):.{digits}f}"
 
 
 def means_of_sets(rows, method):

@@ -106,7 +106,7 @@ def print_table(networks, rows):
     }
     print("\n| frozen ResNet-20 | AP | AP50 | AP75 |\n|---|---|---|---|")
     for network, values in scores.items():
-        cells = [f"{v.mean():.1f} ± {v.std(ddof=1):.1f}" for v in values.values()]
+        cells = [sk.recipes.mean_and_deviation(v) for v in values.values()]
         print(f"| {NETWORKS[network]} | " + " | ".join(cells) + " |")
     pretrained, *others = networks
     for other in others:

@@ -248,7 +248,8 @@ def print_table(*stages):
                 [row["turned"] for row in of_method],
                 [row.get("upright", row["turned"]) for row in of_method],
             )
-            print(f"| {NAMES[method]} | {rows[0]['stage']} | {' | '.join(map(spread, columns))} |")
+            cells = [sk.recipes.mean_and_deviation(column, factor=100) for column in columns]
+            print(f"| {NAMES[method]} | {rows[0]['stage']} | {' | '.join(cells)} |")
 
 
 def print_verdicts(title, rows, proxies):
@@ -270,18 +271,13 @@ def print_verdicts(title, rows, proxies):
 def print_data(rows):
     print("\n| images that λ learned from, of 10,000 | turned |\n|---|---|")
     for fraction in dict.fromkeys(row["fraction"] for row in rows):
-        print(
-            f"| {100 * fraction:g} % | {spread([r['turned'] for r in rows if r['fraction'] == fraction])} |"
-        )
+        turned = [row["turned"] for row in rows if row["fraction"] == fraction]
+        print(f"| {100 * fraction:g} % | {sk.recipes.mean_and_deviation(turned, factor=100)} |")
 
 
 def difference(first, second):
     """Of the second from the first, in points."""
     return sk.evaluation.paired_comparison(100 * np.array(first), 100 * np.array(second))
-
-
-def spread(values):
-    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
 
 
 if __name__ == "__main__":

@@ -142,7 +142,10 @@ def print_table(settings, rows):
     for setting in settings:
         found = [row for row in rows if setting.items() <= row.items()]
         if len(found) > 1:
-            cells = (spread(found, "error"), spread(found, "change_when_turned"))
+            cells = [
+                sk.recipes.mean_and_deviation([row[name] for row in found], ".2f", 100)
+                for name in ("error", "change_when_turned")
+            ]
             entropy = f"{np.mean([row['entropy'] for row in found]):.2f}" if "entropy" in found[0] else "–"
             name, width, score = METHODS[setting["method"]], setting["width"], setting["score"]
             score = score if setting["method"].startswith("lambda") else "–"
@@ -160,11 +163,6 @@ def print_verdicts(rows):
         if len(errors[one]) == len(errors[other]) > 1:
             found = sk.evaluation.paired_comparison(errors[one], errors[other])
             print(f"{METHODS[one]} errs less than {METHODS[other]}: {found.verdict}, {found:+.2f} points")
-
-
-def spread(rows, name):
-    values = 100 * np.array([row[name] for row in rows])
-    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
 
 
 if __name__ == "__main__":

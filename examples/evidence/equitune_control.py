@@ -101,7 +101,7 @@ def print_table(task, rows):
     scores = {(m, stage): [row[stage][m] for row in rows] for m in METHODS for stage in stages}
     for method, name in METHODS.items():
         columns = (scores[method, stage] for stage in stages)
-        print(f"| {name} | {' | '.join(f'{np.mean(x):.1f} ± {np.std(x, ddof=1):.1f}' for x in columns)} |")
+        print(f"| {name} | {' | '.join(map(sk.recipes.mean_and_deviation, columns))} |")
     if task == control.GRIDWORLD:
         print(f"(shortest ways: {shortest(rows[0]['episodes']):.1f})")
     print()

@@ -48,7 +48,6 @@ from equitune_cnn import (
     predict,
     print_verdicts,
     share,
-    spread,
     turn,
 )
 from transfer import crops
@@ -335,7 +334,7 @@ def print_scores(rows, scores):
 
 
 def cell(values):
-    return spread(values) if len(values) > 1 else "–"
+    return sk.recipes.mean_and_deviation(values, factor=100)
 
 
 if __name__ == "__main__":

@@ -178,11 +178,12 @@ def print_table(group, rows):
         cells = ["–"] * 3
         if "perplexity" in of_method[0]:
             cells = [
-                spread([row["variation"] for row in of_method], "{:.2g}"),
+                sk.recipes.mean_and_deviation([row["variation"] for row in of_method], ".2g"),
                 f"{max(row['greatest_variation'] for row in of_method):.2g}",
-                spread([row["perplexity"] for row in of_method], "{:.1f}"),
+                sk.recipes.mean_and_deviation([row["perplexity"] for row in of_method], ".1f"),
             ]
-        cells += [spread([np.mean(row["sentiment"]) for row in of_method]), spread(list(map(gap, of_method)))]
+        for values in ([np.mean(row["sentiment"]) for row in of_method], list(map(gap, of_method))):
+            cells.append(sk.recipes.mean_and_deviation(values, ".3f"))
         print(f"| {name} | {' | '.join(cells)} |")
 
 
@@ -208,10 +209,6 @@ def print_verdicts(rows):
 
 def gap(row):
     return max(row["sentiment"]) - min(row["sentiment"])
-
-
-def spread(values, form="{:.3f}"):
-    return f"{form.format(np.mean(values))} ± {form.format(np.std(values, ddof=1))}"
 
 
 if __name__ == "__main__":

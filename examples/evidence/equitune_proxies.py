@@ -183,7 +183,7 @@ def print_table(scores):
         cells = []
         for of_all in scores.values():
             rank = f" ({ranks(of_all)[method]})" if method in PROXIES else ""
-            cells.append(spread(of_all[method]) + rank)
+            cells.append(sk.recipes.mean_and_deviation(of_all[method]) + rank)
         print(f"| {name} | {' | '.join(cells)} |")
 
 
@@ -224,10 +224,6 @@ def distance(scores, proxy, best):
         return "best"
     found = sk.evaluation.paired_comparison(scores[best[0]], scores[proxy])
     return f"{'behind' if found.high < 0 else 'within noise'}, {found:+.1f}"
-
-
-def spread(values):
-    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
 
 
 if __name__ == "__main__":

@@ -151,7 +151,8 @@ def print_table(rows):
     print("| stage | cell | method | meet | order | add_jump | around_right |\n|---|---|---|---|---|---|---|")
     keys = ("stage", "cell", "method", "combine", "order")
     for kind in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
-        cells = [spread(scores(rows, task=task, **dict(zip(keys, kind, strict=True)))) for task in TASKS]
+        found = [scores(rows, task=task, **dict(zip(keys, kind, strict=True))) for task in TASKS]
+        cells = [sk.recipes.mean_and_deviation(of_task, factor=100) for of_task in found]
         print(f"| {' | '.join(str(value or '–') for value in (*kind, *cells))} |")
 
 
@@ -176,12 +177,6 @@ def print_verdict(name, low, high):
 
 def scores(rows, **kind):
     return [row["exact_match"] for row in rows if kind.items() <= row.items()]
-
-
-def spread(values):
-    if len(values) < 2:
-        return f"{100 * values[0]:.1f}" if values else "–"
-    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
 
 
 if __name__ == "__main__":

@@ -269,11 +269,13 @@ def print_table(rows):
         cells = []
         for stage, group in columns:
             key = (stage, group, method)
-            cells.append([r["moved"] for r in rows if (r["stage"], r["group"], r["method"]) == key])
-        print(f"| {NAMES[method]} | {' | '.join(spread(cell) if cell else '–' for cell in cells)} |")
+            moved = [r["moved"] for r in rows if (r["stage"], r["group"], r["method"]) == key]
+            cells.append(sk.recipes.mean_and_deviation(moved, factor=100))
+        print(f"| {NAMES[method]} | {' | '.join(cells)} |")
     for stage in (FROZEN, TUNING):
         upright = {r["seed"]: r["upright"] for r in rows if "upright" in r and r["stage"] == stage}
-        print(f"\n{stage}, classifier alone on upright images: {spread(list(upright.values()))}")
+        told = sk.recipes.mean_and_deviation(list(upright.values()), factor=100)
+        print(f"\n{stage}, classifier alone on upright images: {told}")
 
 
 def print_verdicts(title, rows):
@@ -299,10 +301,6 @@ def print_verdicts(title, rows):
 def difference(first, second):
     """Of the second from the first, in points."""
     return sk.evaluation.paired_comparison(100 * np.array(first), 100 * np.array(second))
-
-
-def spread(values):
-    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
 
 
 if __name__ == "__main__":

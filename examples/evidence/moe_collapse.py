@@ -183,8 +183,8 @@ def print_table(data, weight, rows):
     print("| method | accuracy % | routing entropy | similarity of weights | of outputs |")
     print("|---|---|---|---|---|")
     for method, values in scores.items():
-        cells = [f"{100 * values['accuracy'].mean():.2f} ± {100 * values['accuracy'].std(ddof=1):.2f}"]
-        cells += [f"{v.mean():.3f} ± {v.std(ddof=1):.3f}" for n, v in values.items() if n != "accuracy"]
+        forms = {name: (".2f", 100) if name == "accuracy" else (".3f", 1) for name in values}
+        cells = [sk.recipes.mean_and_deviation(values[name], *form) for name, form in forms.items()]
         print(f"| {METHODS[method]} | " + " | ".join(cells) + " |")
     for name in scores["snnl"]:
         found = sk.evaluation.paired_comparison(scores["baseline"][name], scores["snnl"][name])

@@ -61,10 +61,11 @@ def print_table(rows, variants):
     print("\n| mixture | loss | " + " | ".join(MEASURES) + " |\n|---|---|" + "---|" * len(MEASURES))
     for variant in variants:
         for weight in (0.0, WEIGHT):
-            cells = [scale * values(variant, weight, key) for key, scale in MEASURES.values()]
-            if len(cells[0]):
-                told = [f"{cell.mean():.2f} ± {cell.std(ddof=1):.2f}" for cell in cells]
-                print(f"| {variant} | {'with' if weight else 'without'} | " + " | ".join(told) + " |")
+            cells = [
+                sk.recipes.mean_and_deviation(values(variant, weight, key), ".2f", scale)
+                for key, scale in MEASURES.values()
+            ]
+            print(f"| {variant} | {'with' if weight else 'without'} | " + " | ".join(cells) + " |")
     for variant in variants:
         plain, loss = ("five experts", "balance") if variant == "balance loss" else (variant, "neighbour")
         after = values(variant, 0.0 if loss == "balance" else WEIGHT, "accuracy")

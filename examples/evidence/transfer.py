@@ -150,7 +150,7 @@ def print_table(rows, networks, data):
     print("\n| linear probe, % | " + " | ".join(data) + " |\n" + "|---" * (len(data) + 1) + "|")
     for network in networks:
         found = [accuracies[network, name] for name in data]
-        cells = [f"{v.mean():.1f} ± {v.std(ddof=1):.1f}" if len(v) > 1 else "–" for v in found]
+        cells = [sk.recipes.mean_and_deviation(values) for values in found]
         print(f"| {NETWORKS[network]} | " + " | ".join(cells) + " |")
     for one, other in PAIRS:
         for name in data:
