@@ -2,9 +2,9 @@
 
 Paper      Jeon and others, Soft Task-Aware Routing of Experts (NeurIPS 2025), sections 3 and 4, STL10 recipe
 Data       cifar10_train45k, the first 45,000 training images, in the folder STAR_KERAS_DATA
-GPU        star-keras pretrain star-resnet18 --folder runs/star-resnet18
+GPU        KERAS_BACKEND=jax star-keras pretrain star-resnet18 --folder runs/star-resnet18
 CPU        star-keras pretrain star-resnet18 --folder runs/star-resnet18 --stem strided --epochs 20
-Compared   the same with `--method simclr`: one expert, the invariant loss alone, as many epochs
+Compared   the same with `--method simclr`: one expert, the invariant loss alone
 Own images star-keras pretrain star-resnet18 --images ./photos --folder runs/photos
 
 Run the command again to go on where it stopped; `--strategy mirrored` takes all devices. `--smoke` shows
