@@ -206,7 +206,10 @@ class _ClassTotals(keras.metrics.Metric):
             sample_weight: `(batch,)`. Defaults to `None`: ones.
         """
         gates, weights = _as_rows(gates, sample_weight, self.num_experts)
-        labels = ops.one_hot(ops.reshape(labels, (-1,)), self.num_classes, dtype="float32")
+        labels = ops.reshape(labels, (-1,))
+        # PyTorch refuses to encode what lies above.
+        labels = ops.where(labels < self.num_classes, labels, -1)
+        labels = ops.one_hot(labels, self.num_classes, dtype="float32")
         self.table.assign_add(ops.matmul(ops.transpose(labels), gates * weights))
 
     def _mean_over_members(self, axis, outcomes):

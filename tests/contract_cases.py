@@ -171,7 +171,7 @@ for name in ("RoutingEntropy", "UtilizationEntropy", "RoutingInformation", "Expe
     case(f"metrics.{name}", dict(num_experts=4), [gates(9, 4)])
 for name in ("ClassRoutingEntropy", "ExpertClassEntropy"):
     arguments = dict(num_classes=3, num_experts=4, normalize=True)
-    case(f"metrics.{name}", arguments, [integers(9, high=3), gates(9, 4)])
+    case(f"metrics.{name}", arguments, [integers(9, high=4), gates(9, 4)])  # one label is out of range
 
 # --- models ---------------------------------------------------------------------------------------
 

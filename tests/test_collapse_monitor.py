@@ -35,6 +35,19 @@ def test_logs_are_the_measures_of_the_embeddings():
     assert history["backbone_effective_rank"] == [pytest.approx(effective_rank(outputs))]
 
 
+def test_of_a_regularised_classifier_what_it_says_is_looked_at():
+    inputs = keras.Input((4,))
+    code = keras.layers.Dense(4, kernel_initializer="orthogonal", name="code")(inputs)
+    classifier = keras.Model(inputs, keras.layers.Dense(3, kernel_initializer="orthogonal")(code))
+    model = sk.training.SoftNearestNeighborRegularization(classifier, ("code",))
+    model.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    labels = np.arange(32) % 3
+    probe = sk.callbacks.NearestNeighborProbe((X[:24], labels[:24]), (X[24:], labels[24:]))
+    history = model.fit(X, labels, callbacks=[CollapseMonitor(X), probe], verbose=0).history
+    assert history["backbone_spread"] == [pytest.approx(embedding_spread(classifier.predict(X, verbose=0)))]
+    assert 0 <= history[probe.name][0] <= 1
+
+
 def test_every_space_of_a_pretraining_model_is_looked_at():
     model = sk.models.load("star-resnet20", part="pretraining")
     model.compile(keras.optimizers.SGD(0.0))

@@ -96,6 +96,17 @@ def test_serialised_and_deserialised_it_is_the_same(case):
 
 
 @cases("layer", "model")
+def test_frozen_it_is_frozen_when_it_is_made_again(case):
+    frozen = case.make()
+    case.model(frozen)
+    frozen.trainable = False
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(frozen))
+    case.model(again)
+    for instance in (frozen, again):
+        assert not [weight.path for weight in instance.weights if weight.trainable]
+
+
+@cases("layer", "model")
 def test_symbolic_and_eager_shapes_and_types_agree(case):
     instance, arrays = case.make(), case.arrays()
     symbols = keras.tree.map_structure(lambda a: keras.KerasTensor(a.shape, dtype=str(a.dtype)), arrays)

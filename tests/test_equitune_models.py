@@ -37,6 +37,18 @@ def test_only_the_inputs_that_are_named_move(kind, rows):
     assert wrapper.equivariance_error(x).max() < 1e-5
 
 
+def test_a_wrapper_of_a_wrapper_of_several_inputs_moves_by_both_groups():
+    image, age, outputs = two_inputs()
+    model = keras.Model({"image": image, "age": age}, outputs)
+    inner = EquiTune(model, groups.Flip("width"), inputs=["image"])
+    outer = EquiTune(inner, groups.Flip("height"), inputs=["image"])
+    x = {"image": rng(2).normal(size=(3, 4, 4, 2)), "age": rng(3).normal(size=(3, 3))}
+    x = {name: values.astype("float32") for name, values in x.items()}
+    moved = [{**x, "image": x["image"][:, ::down, ::right]} for down in (1, -1) for right in (1, -1)]
+    expected = np.mean([array(model(one)) for one in moved], axis=0)
+    np.testing.assert_allclose(array(outer(x)), expected, atol=1e-6)
+
+
 @pytest.mark.fault(54)
 def test_several_inputs_without_names_and_names_of_no_input_are_refused():
     image, age, outputs = two_inputs()

@@ -79,6 +79,15 @@ def test_masked_experts_get_nothing_and_the_others_share_as_before():
     assert_same(layer.route(FEATURES, expert_mask=np.zeros(4, bool)), gates)
 
 
+@pytest.mark.parametrize("routing", ["shared", "separate"])
+def test_a_mask_that_no_router_would_obey_is_refused(routing):
+    layer = RoutedExperts(5, 3 if routing == "shared" else 2, tasks=TASKS, routing=routing)
+    mask = np.arange(layer.num_experts) > 0
+    for use in (layer, layer.route):
+        with pytest.raises(ValueError, match=f"forbids.*Received: `expert_mask` with routing='{routing}'"):
+            use(FEATURES, expert_mask=mask)
+
+
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_of_equal_gates_top_k_keeps_those_of_the_lowest_index(k):
     gates = np.array([[[0.1, 0.2, 0.2, 0.2, 0.3]], [[0.2] * 5]], "float32")

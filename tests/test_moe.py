@@ -187,6 +187,15 @@ def test_one_hot_labels_are_refused_while_training():
         model.fit(X, np.eye(3)[Y], verbose=0)
 
 
+@pytest.mark.fault(45)
+def test_labels_between_classes_are_refused():
+    model = SoftNearestNeighborRegularization(classifier(), ("code",))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(X, Y.astype("float32"), verbose=0)
+    with pytest.raises(ValueError, match=r"whole numbers. Received: \[0.5"):
+        model.fit(X, Y + 0.5 - Y[0], verbose=0)
+
+
 # --- the network ----------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from _equitune import S3, Counting, array, network, rng, sample, wrap
+from keras import ops
 
 from star_keras import groups
 from star_keras.exceptions import ShapeError
@@ -179,6 +180,31 @@ def test_gradients_are_the_true_ones_by_finite_differences(options, rows):
                 sums.append((array(wrapper(x)) * upstream).sum())
             variable.assign(value)
             np.testing.assert_allclose(gradient[index], (sums[0] - sums[1]) / 2e-6, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("gradient", ["equitune", "identity", "selected"])
+def test_the_chosen_member_comes_through_to_the_last_bit(gradient):
+    """Where members differ in size by more than float32 holds."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x[:, :1])])
+    options = dict(weighting="argmin", score=lambda outputs: outputs[:, 0], gradient=gradient)
+    wrapper = EquiTune(model, groups.Permutation([[0, 1], [1, 0]]), **options)
+    x = np.array([[1.0, 1e8], [1e8, 3.0]], "float32")
+    np.testing.assert_array_equal(array(wrapper(x)), [[1.0], [3.0]])
+
+
+@pytest.mark.parametrize("gradient", ["equitune", "identity", "selected"])
+@pytest.mark.parametrize("score", ["entropy", "confidence", "max_value"])
+def test_forbidden_classes_stay_forbidden_whichever_member_is_chosen(score, gradient):
+    inputs = keras.Input((3,))
+    forbidden = np.array([False, True, False])
+    outputs = keras.layers.Lambda(lambda x: ops.where(forbidden, -float("inf"), x * [1.0, 1.0, 3.0]))(inputs)
+    options = dict(weighting="argmin", score=score, gradient=gradient, from_logits=True)
+    wrapper = EquiTune(keras.Model(inputs, outputs), groups.Permutation([[0, 1, 2], [2, 1, 0]]), **options)
+    x = rng(0).normal(size=(4, 3)).astype("float32")
+    outputs = array(wrapper(x))
+    assert (outputs[:, 1] == -np.inf).all()
+    members = [member * [1.0, 3.0] for member in (x[:, ::2], x[:, ::-2])]
+    assert np.any([np.isclose(outputs[:, ::2], member).all(1) for member in members], axis=0).all()
 
 
 def test_the_gradient_of_equitune_is_not_the_true_gradient_of_argmin():

@@ -125,6 +125,15 @@ def test_unknown_terms_and_factors_are_refused(weights):
         wrapped(router_weights=weights)
 
 
+def test_overlap_of_own_experts_is_refused():
+    own = [keras.layers.Dense(2), keras.layers.Dense(2)]
+    inputs = keras.Input((6,))
+    code = keras.layers.Dense(3, name="code")(inputs)
+    model = keras.Model(inputs, sk.layers.RoutedExperts(2, 2, experts=own)(code))
+    with pytest.raises(ValueError, match="`expert_overlap` compares kernels.*Received"):
+        SoftNearestNeighborRegularization(model, ("code",), router_weights={"expert_overlap": 1.0})
+
+
 def test_a_model_without_experts_has_no_router():
     plain = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, name="code")])
     with pytest.raises(ValueError, match="one `RoutedExperts` layer. Received: a model with 0"):

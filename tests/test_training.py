@@ -278,6 +278,16 @@ def small_network(seed=0, units=3):
     return model
 
 
+def test_regularisers_of_the_parts_are_added_to_the_loss():
+    plain, penalised = small_model(), small_model()
+    kernel = next(layer for layer in penalised.backbone.layers if isinstance(layer, keras.layers.Conv2D))
+    kernel.kernel_regularizer = keras.regularizers.L2(0.5)
+    kernel.kernel.regularizer = kernel.kernel_regularizer
+    penalty = 0.5 * float(ops.sum(ops.square(kernel.kernel)))
+    losses = [model.evaluate(IMAGES, batch_size=12, verbose=0) for model in (plain, penalised)]
+    assert losses[1][0] == pytest.approx(losses[0][0] + penalty, rel=1e-5)
+
+
 class TestResume:
     """Resume knows nothing of STAR, so a network of two layers shows its laws; test_backends.py has STAR."""
 
@@ -300,6 +310,23 @@ class TestResume:
             np.testing.assert_array_equal(one, other, err_msg=one.path)
         for one, other in zip(straight.optimizer.variables, resumed.optimizer.variables, strict=True):
             np.testing.assert_array_equal(one, other, err_msg=one.path)
+
+    def test_random_layers_go_on_drawing_where_they_stopped(self, tmp_path):
+        def fit(folder, epochs):
+            keras.utils.set_random_seed(0)
+            layers = [keras.Input((4,)), keras.layers.GaussianNoise(1.0, seed=1), keras.layers.Dense(1)]
+            model = keras.Sequential(layers)
+            model.compile(keras.optimizers.SGD(0.1), "mse")
+            resume = Resume(folder)
+            batches = resume.batches((ROWS, ROWS[:, :1]), batch_size=4)
+            begin = dict(initial_epoch=resume.epoch, shuffle=False, verbose=0)
+            model.fit(batches, epochs=epochs, callbacks=[resume], **begin)
+            return model.get_weights()
+
+        straight = fit(tmp_path / "straight", 4)
+        fit(tmp_path / "broken", 2)
+        for one, other in zip(straight, fit(tmp_path / "broken", 4), strict=True):
+            np.testing.assert_array_equal(one, other)
 
     def test_every_epoch_has_its_own_order_and_each_image_at_most_once(self, tmp_path):
         batches = Resume(tmp_path).batches(np.arange(10), batch_size=3, seed=0)

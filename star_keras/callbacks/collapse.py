@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from star_keras import evaluation
+from star_keras.callbacks.probes import watched
 from star_keras.exceptions import NonFiniteError
 
 
@@ -81,7 +82,7 @@ class CollapseMonitor(keras.callbacks.Callback):
 
     def _embeddings(self):
         """`{space: (images, columns) array}` of all spaces."""
-        backbone = getattr(self.model, "backbone", self.model)
+        backbone = watched(self.model)
         features = evaluation.extract_features(backbone, self.images, self.batch_size, verbose=0)
         projector = getattr(self.model, "projector", None)
         outputs = {} if projector is None else projector(features, training=False)

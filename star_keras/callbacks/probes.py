@@ -3,6 +3,14 @@
 import keras
 
 from star_keras import evaluation
+from star_keras.training import SoftNearestNeighborRegularization
+
+
+def watched(model):
+    """What of a model is measured: its backbone, or the classifier that it regularises, or itself."""
+    if isinstance(model, SoftNearestNeighborRegularization):
+        return model.model
+    return getattr(model, "backbone", model)
 
 
 class _Probe(keras.callbacks.Callback):
@@ -28,7 +36,7 @@ class _Probe(keras.callbacks.Callback):
         logs[self.name] = self._accuracy
 
     def _probe(self):
-        backbone = getattr(self.model, "backbone", self.model)
+        backbone = watched(self.model)
         (train_images, train_labels), (test_images, test_labels) = self.train, self.test
         train_features = evaluation.extract_features(backbone, train_images, self.batch_size, verbose=0)
         test_features = evaluation.extract_features(backbone, test_images, self.batch_size, verbose=0)

@@ -13,14 +13,15 @@ import numpy as np
 from star_keras.exceptions import NonFiniteError, ResumeError
 
 _FORMAT = 1
+_RANDOM_STATES = "random_states"
 _LOGGER = logging.getLogger("star_keras")
 
 
 class Resume(keras.callbacks.Callback):
     """Stores the run after every epoch and goes on from there when it is started again.
 
-    The model must be built and compiled before `fit`. One file holds weights, optimizer, the state
-    of the model's own seed, the epoch and the history; it is replaced as a whole, so a run that is
+    The model must be built and compiled before `fit`. One file holds weights, optimizer, the states
+    of all random generators, the epoch and the history; it is replaced as a whole, so a run that is
     killed at any moment finds the last finished epoch. The order of the images is not stored but
     computed, by `batches`, from the seed and the epoch. Put it behind the callbacks whose results
     its history is to keep. Equal to the last bit is a resumed run where the backend's kernels are:
@@ -136,6 +137,8 @@ class Resume(keras.callbacks.Callback):
         try:
             self.model.save_weights(partial)
             with h5py.File(partial, "r+") as file:
+                for number, state in enumerate(_random_states(self.model)):
+                    file[f"{_RANDOM_STATES}/{number}"] = keras.ops.convert_to_numpy(state)
                 file.attrs["star_keras_resume"] = _FORMAT
                 file.attrs["epoch"] = self.epoch
                 file.attrs["history"] = json.dumps(self.history)
@@ -169,11 +172,20 @@ class Resume(keras.callbacks.Callback):
             optimizer.build(self.model.trainable_variables)
         try:
             self.model.load_weights(self.path)
+            with h5py.File(self.path, "r") as file:
+                for number, state in enumerate(_random_states(self.model)):
+                    state.assign(file[f"{_RANDOM_STATES}/{number}"][...])
         except (ValueError, KeyError) as error:
             raise ResumeError(
                 f"The checkpoint in {self.folder} must belong to this model and optimizer. "
                 f"Received: another one ({error}); use another folder for a new run."
             ) from error
+
+
+def _random_states(model):
+    """The variables that `save_weights` leaves out: where dropout, noise and drawn views go on."""
+    stored = {id(weight) for weight in model.weights}
+    return [variable for variable in model.variables if id(variable) not in stored]
 
 
 class _OrderedBatches(keras.utils.PyDataset):

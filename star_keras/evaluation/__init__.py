@@ -24,6 +24,7 @@ from star_keras.evaluation.retrieval import Neighbors, nearest_images
 from star_keras.evaluation.routing import RoutingReport, routing_report
 from star_keras.evaluation.spread import effective_rank, embedding_spread
 from star_keras.evaluation.statistics import PairedComparison, holm, paired_comparison
+from star_keras.metrics import expert_similarity
 
 __all__ = [
     "AveragePrecision",
@@ -46,6 +47,7 @@ __all__ = [
     "embedding_spread",
     "equivariance_metrics",
     "expert_correlations",
+    "expert_similarity",
     "extract_embeddings",
     "extract_features",
     "few_shot",

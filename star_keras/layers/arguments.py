@@ -1,4 +1,4 @@
-"""Checks that the layers share: counts and widths, refused with the value that was received."""
+"""What layers of several parts share: checks of their arguments, and freezing."""
 
 import numbers
 
@@ -37,3 +37,10 @@ def check_features(layer, name, shape):
             f"`{type(layer).__name__}` takes {name} of shape (batch, features) with a known number of "
             f"features. Received: shape {tuple(shape)}. Pool or flatten the axes between first."
         )
+
+
+def freeze_parts(layer):
+    """Freezes the parts of a layer that is frozen itself: those made after `trainable=False` was passed."""
+    if not layer.trainable:
+        layer.trainable = True  # on TensorFlow nothing happens where an attribute is set to what it is
+        layer.trainable = False

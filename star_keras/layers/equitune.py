@@ -8,6 +8,7 @@ from keras import ops
 
 from star_keras.exceptions import NonFiniteError, ShapeError
 from star_keras.layers import orbits
+from star_keras.layers.arguments import freeze_parts
 from star_keras.layers.wrapping import (
     Tap,
     Wiring,
@@ -169,6 +170,7 @@ class EquiTune(keras.Model):
             )
         if self.weighting == "lambda":
             self._build_score(self._features_shape(shape, outputs))
+        freeze_parts(self)
 
     def _features_shape(self, shape, outputs):
         if self.features is None:

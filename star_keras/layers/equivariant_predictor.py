@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from star_keras.layers.arguments import check_count, check_features, check_widths
+from star_keras.layers.arguments import check_count, check_features, check_widths, freeze_parts
 from star_keras.layers.initialization import torch_bias, torch_kernel
 from star_keras.layers.projector import Projector
 
@@ -85,6 +85,7 @@ class EquivariantPredictor(keras.layers.Layer):
         self.psi.build((None, columns))
         self.phi = Projector(units, self.hidden_units, dtype=self.dtype_policy)
         self.phi.build((None, units + self.embedding_units))
+        freeze_parts(self)
 
     def standardize(self, augmentation):
         """`(augmentation - offset) / scale` in float32, whatever the dtype policy."""

@@ -111,17 +111,22 @@ def _weighted_sum(weights, leaf):
 
 
 def _scale(leaf, factors):
-    """Multiplies by factors that have the first axes of the leaf; None is a factor of one."""
+    """Multiplies by factors that have the first axes of the leaf; None is a factor of one.
+
+    What counts nothing may be infinite, as the logit of a forbidden class is: 0 times it is 0.
+    """
     if factors is None:
         return leaf
     for _ in range(len(leaf.shape) - len(factors.shape)):
         factors = ops.expand_dims(factors, -1)
-    return leaf * ops.cast(factors, leaf.dtype)
+    factors = ops.cast(factors, leaf.dtype)
+    return ops.where(factors == 0, 0.0, leaf) * factors
 
 
 def _straight_through(outputs, base):
-    """`outputs`, with the gradient of `base`."""
-    return base + ops.stop_gradient(outputs - base)
+    """`outputs` to the last bit, with the gradient of `base` where that is finite."""
+    change = ops.where(ops.isfinite(base), base - ops.stop_gradient(base), 0.0)
+    return ops.stop_gradient(outputs) + change
 
 
 def brought_back(group, members, elements=None):
@@ -165,7 +170,7 @@ def loss(name, outputs, from_logits):
 
 def entropy(outputs, from_logits):
     """`-sum_v p_v log p_v`."""
-    logs = log_probabilities(outputs, from_logits)
+    logs = ops.maximum(log_probabilities(outputs, from_logits), -1e30)  # 0 log 0 is 0
     return -ops.sum(ops.exp(logs) * logs, axis=-1)
 
 

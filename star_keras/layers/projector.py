@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from star_keras.layers.arguments import check_count, check_features, check_widths
+from star_keras.layers.arguments import check_count, check_features, check_widths, freeze_parts
 from star_keras.layers.batch_normalization import BatchNormalization
 from star_keras.layers.initialization import torch_bias, torch_kernel
 
@@ -64,6 +64,7 @@ class Projector(keras.layers.Layer):
                 self.normalizations.append(normalization)
             width = units
         self._add_dense(width, self.units, use_bias=True)
+        freeze_parts(self)
 
     def _add_dense(self, width, units, use_bias):
         layer = keras.layers.Dense(

@@ -6,7 +6,13 @@ import keras
 from keras import ops
 
 from star_keras.layers import gates as gating
-from star_keras.layers.arguments import check_count, check_features, check_range, check_widths
+from star_keras.layers.arguments import (
+    check_count,
+    check_features,
+    check_range,
+    check_widths,
+    freeze_parts,
+)
 from star_keras.layers.batch_normalization import BatchNormalization
 from star_keras.layers.initialization import read_initializer, serialize_initializer
 from star_keras.layers.stacked_dense import StackedDense
@@ -75,8 +81,8 @@ class RoutedExperts(keras.layers.Layer):
     Raises:
         ValueError: if a width or number is not a positive whole number, names of tasks repeat,
             `routing` is unknown or does not go with the number of experts, `top_k` is greater than
-            the number of experts, own experts have another number or width, or the inputs are not of
-            rank 2.
+            the number of experts, own experts have another number or width, the inputs are not of
+            rank 2, or there is an `expert_mask` without routers.
 
     Example:
 
@@ -145,6 +151,7 @@ class RoutedExperts(keras.layers.Layer):
             self._build_own_experts(tuple(input_shape))
         if self.routing == "learned" and self.num_experts > 1:
             self._build_routers(tuple(input_shape))
+        freeze_parts(self)
 
     def _build_experts(self, shape):
         for depth, units in enumerate((*self.hidden_units, self.units)):
@@ -260,6 +267,11 @@ class RoutedExperts(keras.layers.Layer):
     def _gates(self, inputs, training, expert_mask):
         """Gates of all tasks in float32, `(batch, tasks, num_experts)`."""
         if not self.router_layers:
+            if expert_mask is not None and self.num_experts > 1:
+                raise ValueError(
+                    "Routers leave out the experts that `expert_mask` forbids, and this layer has none. "
+                    f"Received: `expert_mask` with routing={self.routing!r}"
+                )
             return self._constant_gates(inputs)
         logits = self._logits(inputs)
         if training and self.router_noise:

@@ -80,7 +80,7 @@ class Wiring:
         if isinstance(inputs, dict):
             named = dict(inputs)
         else:
-            names = [tensor.name for tensor in getattr(self.model, "inputs", None) or []]
+            names = [tensor.name for tensor in symbolic_inputs(self.model)]
             several = isinstance(inputs, (list, tuple)) and not is_shape(inputs)
             named = dict(zip(names, inputs, strict=False)) if several and len(names) == len(inputs) else {}
         missing = [name for name in self.names if name not in named]
@@ -161,9 +161,14 @@ def _members_that_fill(fixed, batch, order):
     return members
 
 
+def symbolic_inputs(model):
+    """The inputs that a functional model was made from; of other models, none."""
+    return [one for one in getattr(model, "inputs", None) or [] if isinstance(one, keras.KerasTensor)]
+
+
 def fixed_batch(model):
     """The batch size that is built into a functional model, or None."""
-    sizes = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or []}
+    sizes = {tensor.shape[0] for tensor in symbolic_inputs(model)}
     return max(sizes - {None}, default=None)
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from star_keras.layers.arguments import freeze_parts
 from star_keras.models import config as checks
 from star_keras.models import registry
 from star_keras.models.images import check_images, warn_if_scaled
@@ -110,6 +111,7 @@ class DualEncoder(keras.Model):
             name="log_scale",
         )
         self.built = True
+        freeze_parts(self)
 
     def _make_image_encoder(self):
         project = layers.Dense(self.embedding_units, use_bias=False, dtype="float32", name="projection")

@@ -6,6 +6,7 @@ from keras import layers, ops
 from star_keras.data.scan import END, PADDING
 from star_keras.groups import Permutation
 from star_keras.layers import orbits
+from star_keras.layers.arguments import freeze_parts
 from star_keras.models import config as checks
 from star_keras.models.sequence_to_sequence import SequenceToSequence
 
@@ -132,6 +133,7 @@ class EquivariantSequenceToSequence(keras.Model):
             self.model.build()
         if self.score is not None:
             self.score.build((None, self.model.units))
+        freeze_parts(self)
 
     def call(self, inputs, training=None):
         commands, actions = (self.orbit(inputs[name]) for name in ("commands", "actions"))

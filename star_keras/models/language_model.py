@@ -4,6 +4,7 @@ import keras
 from keras import layers, ops
 
 from star_keras.exceptions import ConfigError, ShapeError
+from star_keras.layers.arguments import freeze_parts
 from star_keras.models import config as checks
 
 EPSILON = 1e-5
@@ -113,6 +114,7 @@ class GPT(keras.Model):
         ]
         self.norm = layers.LayerNormalization(epsilon=EPSILON, name="norm", **options)
         self.build((None, None))
+        freeze_parts(self)
 
     def build(self, input_shape):
         if self.built:

@@ -6,6 +6,7 @@ from keras import layers, ops
 
 from star_keras.data.scan import PADDING
 from star_keras.exceptions import ShapeError
+from star_keras.layers.arguments import freeze_parts
 from star_keras.models import config as checks
 
 CELLS = {"gru": layers.GRU, "lstm": layers.LSTM, "rnn": layers.SimpleRNN}
@@ -114,6 +115,7 @@ class SequenceToSequence(keras.Model):
             layer.build(both)
         for bridge in self.bridges:
             bridge.build((None, 2 * self.units))
+        freeze_parts(self)
 
     def call(self, inputs, training=None):
         memory, states = self.encode(inputs["commands"], training)

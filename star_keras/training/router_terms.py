@@ -35,6 +35,11 @@ class RouterTerms:
                 "`router_weights` is for a model with one `RoutedExperts` layer. "
                 f"Received: a model with {len(found)}"
             )
+        if "expert_overlap" in weights and found[0].experts is not None:
+            raise ValueError(
+                "The term `expert_overlap` compares kernels that `RoutedExperts` made itself. Received: own "
+                "`experts`; leave the term out."
+            )
         self.layer, self.weights = found[0], dict(weights)
 
     def outputs(self, features):

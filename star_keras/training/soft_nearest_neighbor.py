@@ -4,6 +4,7 @@ import math
 import numbers
 
 import keras
+import numpy as np
 from keras import ops
 
 from star_keras import backend
@@ -138,6 +139,8 @@ class SoftNearestNeighborRegularization(keras.Model):
 
     def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs):
         """As `keras.Model.fit`; an annealed temperature follows the epoch, also from `initial_epoch`."""
+        if isinstance(y, np.ndarray) and y.dtype.kind == "f" and not np.array_equal(y, np.round(y)):
+            raise ValueError(f"Labels must be whole numbers. Received: {y.ravel()[:4].tolist()}, ...")
         if self.temperature == "annealed":
             anneal = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.anneal(epoch))
             if isinstance(callbacks, keras.callbacks.CallbackList):

@@ -21,8 +21,8 @@ class STARPretraining(keras.Model):
         equivariance = NTXent(z_eq(v1) | z_eq(v2), predictor(z_eq(x), a1) | predictor(z_eq(x), a2))
         loss         = invariance_weight * invariance + equivariance_weight * equivariance
 
-    where `|` joins both views into one batch. Nothing is detached. What is kept afterwards is
-    `.backbone`. The relatives of the method are settings of it:
+    where `|` joins both views into one batch; regularisers of the parts are added. Nothing is detached. What
+    is kept afterwards is `.backbone`. The relatives of the method are settings of it:
 
     | method | projector | weights |
     |---|---|---|
@@ -232,7 +232,7 @@ class STARPretraining(keras.Model):
             loss += self.equivariance_weight * global_mean(rows)
         if not (self.invariance_weight and self.equivariance_weight):
             loss += _zero_gradient(self.trainable_variables)
-        return loss
+        return loss + sum(map(ops.sum, self.losses)) / backend.num_replicas()
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
