@@ -1,7 +1,5 @@
 """Architectures made of parts from several rooms, so that the zoo can save and load them too."""
 
-import itertools
-
 import keras
 
 from star_keras.augmentation import star_views
@@ -16,7 +14,6 @@ from star_keras.models.lambda_equitune import LambdaEquiTune
 from star_keras.models.q_network import EquiTuneQNetwork, QNetwork
 from star_keras.training import STARPretraining
 
-MAX_WEIGHTS = 2**28
 TASKS = ("invariant", "equivariant")
 _WIDTH = checks.integer(1, 65_536)
 _WIDTHS = checks.sequence(_WIDTH, 0, 16)
@@ -49,7 +46,7 @@ _NUMBERS = {
     "passes": checks.choice("separate", "joint"),
 }
 OPTIONS = {
-    "backbone": registry.nested,
+    "backbone": registry.nested_backbone,
     "projector": checks.mapping(_PROJECTOR, required=("units", "num_experts")),
     "predictor": checks.mapping(_PREDICTOR),
     **_NUMBERS,
@@ -58,10 +55,15 @@ OPTIONS = {
 
 def build_star(backbone, projector, predictor, dtype=None, name=None, **numbers):
     """A `STARPretraining` model with `star_views` and routed experts, from plain data."""
-    _check_size(projector, projector["num_experts"])
-    _check_size({"units": projector["units"], **predictor}, 1)
     backbone = dict(backbone)
     backbone = create(backbone.pop("architecture"), dtype=dtype, **backbone)
+    features, units, experts = backbone.output_shape[-1], projector["units"], projector["num_experts"]
+    predicted = units + predictor.get("embedding_units", 128)
+    checks.bound_weights(
+        (experts, (features, *projector.get("hidden_units", ()), units)),
+        (len(TASKS), (features, *projector.get("router_units", ()), experts)),
+        (1, (predicted, *predictor.get("hidden_units", ()), units)),
+    )
     height, width, channels = backbone.input_shape[1:]
     model = STARPretraining(
         backbone,
@@ -100,9 +102,9 @@ def describe_star(model):
 
 def build_lambda_equitune(backbone, num_classes, hidden_units=(100,), dtype=None, name=None, **head):
     """A `LambdaEquiTune` classifier, from plain data."""
-    _check_size({"units": 1, "hidden_units": hidden_units}, 1)
     backbone = dict(backbone)
     backbone = create(backbone.pop("architecture"), dtype=dtype, **backbone)
+    checks.bound_weights((1, (backbone.output_shape[-1], *hidden_units, 1)))
     return LambdaEquiTune(backbone, num_classes, hidden_units, name=name, **head)
 
 
@@ -121,7 +123,7 @@ def describe_lambda_equitune(model):
 
 def build_equitune_q_network(network, states, actions, dtype=None, name=None, **options):
     """An `EquiTuneQNetwork`, from plain data."""
-    _check_size({"units": 1, "hidden_units": options.get("score_units", ())}, 1)
+    checks.bound_weights((1, (*options.get("score_units", ()), 1)))
     network = dict(network)
     network = create(network.pop("architecture"), dtype=dtype, **network)
     try:
@@ -171,17 +173,6 @@ def describe_equivariant_seq2seq(model):
     }
 
 
-def _check_size(config, copies):
-    """Each width has its bound; this bounds what they come to together, before anything is allocated."""
-    widths = [*config.get("hidden_units", ()), config["units"]]
-    weights = copies * sum(a * b for a, b in itertools.pairwise(widths))
-    if weights > MAX_WEIGHTS:
-        raise ConfigError(
-            f"`hidden_units`, `units` and `num_experts` may come to {MAX_WEIGHTS} weights. "
-            f"Received: {weights}. Make them smaller."
-        )
-
-
 def _plain(value):
     return list(value) if isinstance(value, tuple) else value
 
@@ -205,7 +196,7 @@ registry.register(
     "lambda_equitune",
     build_lambda_equitune,
     describe_lambda_equitune,
-    {"backbone": registry.nested, "hidden_units": _WIDTHS, **registry.HEAD_OPTIONS},
+    {"backbone": registry.nested_backbone, "hidden_units": _WIDTHS, **registry.HEAD_OPTIONS},
     required=("backbone", "num_classes"),
 )
 registry.register(

@@ -168,9 +168,11 @@ def pretrain(model, images, labelled, folder, epochs, batch_size, seed, minutes=
     resume = callbacks.Resume(folder, every=max(1, epochs // 40), minutes=minutes)
     monitors = [resume]
     known, labels = labelled
-    if np.ptp(labels):
-        asked = min(1000, len(known) // 5)
-        bank, queries = slice(0, min(5000, len(known) - asked)), slice(-asked, None)
+    rows = np.random.default_rng(seed).permutation(len(known))
+    queries, bank = np.split(rows, [min(1000, len(known) // 5)])
+    bank = bank[:5000]
+    queries = queries[np.isin(labels[queries], labels[bank])]
+    if len(queries) and np.ptp(labels[bank]):
         neighbors = (known[bank], labels[bank]), (known[queries], labels[queries])
         monitors.insert(0, callbacks.NearestNeighborProbe(*neighbors, every=5))
     model.fit(

@@ -210,6 +210,27 @@ def test_the_network_has_the_layers_of_our_reading():
     assert (experts.num_experts, experts.hidden_units, experts.router_units) == (5, (100,), (100,))
 
 
+@pytest.mark.fault(31)
+def test_sizes_that_come_to_too_much_together_are_refused_before_anything_is_made():
+    with pytest.raises(ConfigError, match="may come to 268435456 weights. Received: 4"):
+        sk.models.create("moe_cnn", num_classes=10, num_experts=1024, hidden_units=(65536, 65536))
+    backbone = {"architecture": "resnet20", "input_shape": [32, 32, 3]}
+    for projector in (
+        {"units": 65536, "num_experts": 1024},
+        {"units": 8, "num_experts": 2, "router_units": (65536, 65536)},
+    ):
+        with pytest.raises(ConfigError, match="may come to 268435456 weights"):
+            sk.models.create("star", backbone=backbone, projector=projector, predictor={})
+
+
+@pytest.mark.parametrize(
+    "inner", [{"architecture": "gpt", "vocabulary_size": 9}, {"architecture": "resnet20", "num_classes": 3}]
+)
+def test_what_is_no_backbone_is_refused_where_one_is_asked_for(inner):
+    with pytest.raises(ConfigError, match="`backbone`.*the configuration of a backbone"):
+        sk.models.create("star", backbone=inner, projector={"units": 8, "num_experts": 2}, predictor={})
+
+
 def test_the_network_mixes_logits_and_ends_in_probabilities_of_float32():
     images = RNG.integers(0, 256, (4, 14, 14, 3), dtype="uint8")
     model = sk.models.create(

@@ -63,6 +63,12 @@ def test_one_block_for_all_classes_finds_the_same_optimum(monkeypatch):
     np.testing.assert_allclose(shared.solve(0.1), own.solve(0.1), atol=1e-3)
 
 
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_constant_features_of_balanced_classes_have_even_chances(num_classes):
+    solver = Logistic(np.zeros((40, 5)), np.arange(40) % num_classes, num_classes)
+    np.testing.assert_array_equal(solver.solve(1.0), np.zeros((6, num_classes)))
+
+
 def test_official_validation_data_choose_the_weight_and_join_the_training_set():
     result = linear_probe(
         FEATURES, LABELS, TEST_FEATURES, TEST_LABELS,

@@ -3,8 +3,10 @@
 import json
 
 import keras
+import numpy as np
 import pytest
 
+import star_keras as sk
 from star_keras import recipes
 from star_keras.recipes import set_precision, sweep
 
@@ -74,3 +76,18 @@ def test_an_unknown_strategy_and_a_backend_without_one_are_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(ValueError, match="tensorflow.*torch"):
         recipes.set_strategy("mirrored")
+
+
+@pytest.mark.parametrize("labels", [np.repeat(np.arange(10), 5), np.arange(50) // 49])
+def test_images_sorted_by_class_are_monitored(labels, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype="uint8")
+    model = sk.training.STARPretraining(
+        backbone=sk.models.create("resnet20", input_shape=(8, 8, 3)),
+        augmentation=sk.augmentation.star_views(8),
+        projector=sk.layers.Projector(4),
+        equivariance_weight=0.0,
+    )
+    model.build(images.shape)
+    model.compile("sgd")
+    history = recipes.pretrain(model, images, (images, labels), tmp_path, 1, batch_size=25, seed=0)
+    assert 0 <= history["nearest_neighbor_accuracy"][0] <= 1

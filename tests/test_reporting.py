@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from _reporting import SMALL, images, pretraining_model
 
+import star_keras as sk
 from star_keras import evaluation
 from star_keras.evaluation import Report, ReportSettings, report, reporting
 from star_keras.exceptions import NonFiniteError, ShapeError
@@ -121,6 +122,22 @@ def test_another_model_other_images_and_other_settings_are_measured_anew(tmp_pat
     assert taken[3 * every :] == ["few_shot", "few_shot"]
 
 
+@pytest.mark.parametrize("change", [dict(pooling="max"), dict(dtype="mixed_bfloat16")])
+def test_the_same_weights_in_another_network_are_measured_anew(change, tmp_path, taken):
+    def network(pooling="average", dtype="float32"):
+        pool = {"average": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
+        conv = keras.layers.Conv2D(5, 3, dtype=dtype, name="conv")
+        layers = [keras.Input((8, 8, 3)), conv, pool[pooling](name="pool", dtype=conv.dtype_policy)]
+        return keras.Sequential(layers, name="network")
+
+    one, other = network(), network(**change)
+    other.set_weights(one.get_weights())
+    report(one, TRAIN, TEST, BARE, folder=tmp_path, verbose=False)
+    every = len(taken)
+    report(other, TRAIN, TEST, BARE, folder=tmp_path, verbose=False)
+    assert len(taken) == 2 * every
+
+
 def test_a_file_that_is_not_whole_is_measured_anew(model, tmp_path, taken):
     model = model.backbone
     first = report(model, TRAIN, TEST, BARE, folder=tmp_path, verbose=False)
@@ -167,6 +184,16 @@ def test_the_untrained_network_is_another_one_and_always_the_same(model):
     features = [evaluation.extract_features(own.backbone, TEST[0], verbose=0) for own in (model, one, other)]
     assert not np.allclose(features[0], features[1], atol=1e-2)
     np.testing.assert_array_equal(features[1], features[2])
+
+
+def test_the_untrained_twin_of_a_frozen_network_has_seen_images_too():
+    free = sk.models.create("resnet20", input_shape=(8, 8, 3))
+    frozen = sk.models.create("resnet20", input_shape=(8, 8, 3), trainable=False)
+    features = [
+        evaluation.extract_features(evaluation.untrained(one, TRAIN[0], steps=3), TEST[0], verbose=0)
+        for one in (free, frozen)
+    ]
+    np.testing.assert_array_equal(*features)
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ class Resume(keras.callbacks.Callback):
                 file.attrs["star_keras_resume"] = _FORMAT
                 file.attrs["epoch"] = self.epoch
                 file.attrs["history"] = json.dumps(self.history)
-            with open(partial, "rb") as file:
+            with open(partial, "r+b") as file:  # Windows asks for the right to write
                 os.fsync(file.fileno())
             os.replace(partial, self.path)
         finally:

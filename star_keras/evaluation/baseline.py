@@ -27,6 +27,8 @@ def untrained(model, images, seed=0, batch_size=256, steps=40):
     """
     keras.utils.set_random_seed(seed)
     fresh = type(model).from_config(model.get_config())
+    fresh.trainable = False
+    fresh.trainable = True  # a frozen layer would keep the statistics it was made with
     if not fresh.built:
         fresh.build((None, *images.shape[1:]))
     backbone, projector = getattr(fresh, "backbone", fresh), getattr(fresh, "projector", None)

@@ -90,7 +90,7 @@ class Logistic:
         direction = precondition(residual)
         size = first = np.sum(residual * direction)
         products = 0
-        while products < _MAX_PRODUCTS:
+        while size > 0 and products < _MAX_PRODUCTS:
             products += 1
             image = self._hessian_product(direction, probabilities, weight)
             rate = size / np.sum(direction * image)

@@ -7,6 +7,7 @@ import pathlib
 import sys
 import time
 
+import keras
 import numpy as np
 
 from star_keras.evaluation.baseline import untrained as without_training
@@ -212,14 +213,15 @@ def _untrained(subject, seed):
 
 
 def _digest_of_model(model):
-    """A hash of the weights and, where the zoo can describe the model, of its configuration."""
+    """A hash of the weights, the precision, and what the zoo or else Keras says of the model."""
     try:
         described = registry.describe(model)
     except ConfigError:
-        described = type(model).__name__
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+        described = keras.saving.serialize_keras_object(model)
+    described = [described, model.dtype_policy.name]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for variable in model.weights:
-        _add_array(digest, np.asarray(variable.value, "float32"))
+        _add_array(digest, keras.ops.convert_to_numpy(variable.value).astype("float32"))
     return digest.hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Plain JSON descriptions of models: read with suspicion, every value checked before anything is built."""
 
+import itertools
 import json
 import math
 import numbers
@@ -12,6 +13,7 @@ from star_keras.exceptions import ConfigError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 12
+MAX_WEIGHTS = 2**28
 
 
 def read_json(path):
@@ -37,18 +39,19 @@ def read_json(path):
             parse_constant=_finite,
             parse_float=_finite,
         )
+        depth = _depth(content)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not plain JSON. Received: {str(error)[:200]}") from None
-    if not isinstance(content, dict) or _depth(content) > MAX_DEPTH:
+    if not isinstance(content, dict) or depth > MAX_DEPTH:
         raise ConfigError(f"{path} must hold a JSON object nested at most {MAX_DEPTH} deep.")
     return content
 
 
 def to_json(content):
     """A dict as readable JSON, each list of numbers on one line."""
-    text = json.dumps(content, indent=2, allow_nan=False)
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
     lines = re.sub(r'\[\n([^][{}"]*)\n *\]', lambda match: f"[{' '.join(match[1].split())}]", text)
     return lines + "\n"
 
@@ -73,6 +76,22 @@ def _depth(content):
     if isinstance(content, dict):
         content = list(content.values())
     return 1 + max(map(_depth, content), default=0) if isinstance(content, list) else 0
+
+
+def bound_weights(*stacks):
+    """Raises ConfigError where dense layers come to too much together, before anything is allocated.
+
+    Each width has a bound of its own.
+
+    Args:
+        *stacks: `(copies, widths)` of layers, one behind the other.
+    """
+    weights = sum(copies * a * b for copies, widths in stacks for a, b in itertools.pairwise(widths))
+    if weights > MAX_WEIGHTS:
+        raise ConfigError(
+            f"Units, experts and routers may come to {MAX_WEIGHTS} weights. Received: {weights}. "
+            "Make them smaller."
+        )
 
 
 def validate(config, options, required=(), where=""):

@@ -23,7 +23,7 @@ def _word(key, value):
 
 
 OPTIONS = {
-    "backbone": registry.nested,
+    "backbone": registry.nested_backbone,
     "vocabulary": checks.sequence(_word, 1, 2**16),
     "embedding_units": checks.integer(1, 4096),
     "word_units": checks.integer(1, 4096),

@@ -206,7 +206,7 @@ def save(model, folder, float16=False, overwrite=False):
 def _write(model, architecture, config, folder, float16):
     path = folder / WEIGHTS_NAME
     weight_files.write(path, model, float16)
-    with open(path, "rb") as file:
+    with open(path, "r+b") as file:  # Windows asks for the right to write
         os.fsync(file.fileno())
     again = registry.create(architecture, dtype=model.dtype_policy, **config)
     weight_files.read(path, again)  # what is saved can be loaded
@@ -217,7 +217,13 @@ def _write(model, architecture, config, folder, float16):
         "config": config,
         "weights": {"bytes": path.stat().st_size, "sha256": weight_files.file_hash(path)},
     }
-    write_text(folder / CONFIG_NAME, checks.to_json(content))
+    text = checks.to_json(content)
+    if len(text.encode()) > checks.MAX_BYTES:
+        raise ConfigError(
+            f"A configuration must have at most {checks.MAX_BYTES} bytes. Received: {len(text.encode())}; "
+            "shorten its vocabulary."
+        )
+    write_text(folder / CONFIG_NAME, text)
 
 
 def write_text(path, text):

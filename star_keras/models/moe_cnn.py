@@ -1,5 +1,7 @@
 """A small convolutional network that ends in a mixture of experts."""
 
+import math
+
 import keras
 from keras import layers
 
@@ -102,6 +104,12 @@ class MoECNN(ImageModel):
                 f"moe_cnn needs images of a fixed size of at least {MINIMUM_SIZE} pixels a side. "
                 f"Received: input_shape={tuple(input_shape)}. Resize the images."
             )
+        flat = CONVOLUTIONS[-1][0] * math.ceil(input_shape[0] / 4) * math.ceil(input_shape[1] / 4)
+        checks.bound_weights(
+            (1, (flat, code_units)),
+            (num_experts, (code_units, *hidden_units, num_classes)),
+            (1, (code_units, *router_units, num_experts)),
+        )
         policy = checks.float_policy(dtype)
         images = keras.Input(tuple(input_shape), dtype="float32", name="images")
         x = layers.Rescaling(1 / 255, dtype="float32", name="preprocessing")(images)

@@ -161,6 +161,15 @@ def nested(key, value):
     return {"architecture": name, **architecture(name).check(config, where=f"{key}.")}
 
 
+def nested_backbone(key, value):
+    """The check for the configuration of a backbone inside another model."""
+    config = nested(key, value)
+    kinds = parts(config["architecture"], config)
+    if kinds[0] != "backbone" or "pretraining" in kinds or config.get("num_classes"):
+        raise checks.wrong(key, "the configuration of a backbone, without `num_classes`", value)
+    return config
+
+
 def parts(name, config):
     """What `load` can make of a saved model of this architecture and configuration, the default first."""
     entry = architecture(name)

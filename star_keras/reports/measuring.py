@@ -77,14 +77,15 @@ def measure(name, data="fashion_mnist", test_data=None, settings=None, folder=No
         PresetError, IntegrityError, ConfigError: if there is no such model, or it is damaged.
         ValueError: if the model has no backbone, there are no such images, or they have no single label.
     """
+    name, data, test_data = map(_named, (name, data, test_data))
     model = _load(name)
     backbone = getattr(model, "backbone", model)
     train, test, sources = _image_sets(data, test_data, backbone)
-    names = train.class_names
+    names, facts = train.class_names, _facts(name, model)
     train, test = ((split.images, split.labels) for split in (train, test))
     return Document(
         report=evaluation.report(model, train, test, settings, folder),
-        model=_facts(name, model),
+        model=facts,
         sources=sources,
         class_names=names,
         command=command,
@@ -99,6 +100,11 @@ def measure(name, data="fashion_mnist", test_data=None, settings=None, folder=No
         test_labels=test[1],
         loaded=model,
     )
+
+
+def _named(name):
+    """A path as text that is taken for one, with a separator in it; names as they are."""
+    return os.path.join(os.curdir, name) if isinstance(name, os.PathLike) else name
 
 
 def _load(name):
@@ -131,8 +137,9 @@ def _image_sets(data, test_data, backbone):
     found = _test_split(data if test_data is None else test_data, backbone)
     if found is None and test_data is not None:
         found = _fitting(test_data, None, backbone), test_data
-    if found is not None:
+    if found is not None and not np.array_equal(found[0].images, train.images):
         test, where = found
+        test = _numbered_alike(train, test)
         return train, test, {"train": _words(data, train), "test": _words(where, test)}
     order = np.random.default_rng(0).permutation(len(train.labels))
     held = max(1, round(HELD_OUT * len(order)))
@@ -142,6 +149,21 @@ def _image_sets(data, test_data, backbone):
     )
     where = f"{data}, a fifth held out (seed 0)"
     return train, test, {"train": _words(data, train), "test": _words(where, test)}
+
+
+def _numbered_alike(train, test):
+    """The test images with the numbers that their classes have among the training images, by their names."""
+    if not (train.class_names and test.class_names) or train.class_names == test.class_names:
+        return test
+    numbers = {name: number for number, name in enumerate(train.class_names)}
+    names = [test.class_names[label] for label in test.labels]
+    unknown = sorted(set(names) - set(numbers))
+    if unknown:
+        raise ValueError(
+            "Test images must be of the classes of the training images. "
+            f"Received: {', '.join(unknown[:5])}, where those are {', '.join(train.class_names[:5])}, ..."
+        )
+    return test._replace(labels=np.array([numbers[name] for name in names]), class_names=train.class_names)
 
 
 def _test_split(name, backbone):

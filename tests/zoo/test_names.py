@@ -186,6 +186,7 @@ def test_wrong_configurations_are_refused_by_key_before_anything_is_built(config
         ('{"format": ' + "[" * 100_000, "plain JSON"),
         ('{"format": ' + "[" * 50 + "]" * 50 + "}", "deep"),
         ('{"a": ' * 50 + "1" + "}" * 50, "deep"),
+        ('{"a": ' * 900 + "1" + "}" * 900, "deep|recursion"),
         ("[]", "JSON object"),
         ("", "plain JSON"),
         ("{'format': 1}", "plain JSON"),
@@ -198,7 +199,7 @@ def test_wrong_configurations_are_refused_by_key_before_anything_is_built(config
         ('{"format": 1, "weights": {"bytes": 1}}', "sha256"),
         (" " * 1_000_001, "1000001 bytes"),
     ],
-    ids=range(19),
+    ids=range(20),
 )
 def test_files_that_are_not_plain_small_json_are_refused(text, message, folder):
     (folder / CONFIG).write_bytes(text.encode("latin-1"))

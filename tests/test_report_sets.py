@@ -1,0 +1,58 @@
+"""Which images `reports.measure` trains probes on, and which it tests them on."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from star_keras import evaluation, models, reports
+
+SETTINGS = evaluation.ReportSettings(count=12, seeds=(0,), images=4, views=2, episodes=2, untrained=False)
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "mine"
+    models.save(models.create("resnet20", input_shape=(8, 8, 3)), folder)
+    return folder
+
+
+def write_images(folder, classes, count=6):
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = RNG.integers(0, 256, (8, 8, 3), dtype="uint8")
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+def test_a_set_whose_only_split_is_a_test_split_is_not_tested_on_itself(mine, tmp_path):
+    write_images(tmp_path / "images", "ab", count=15)
+    files = [path.read_bytes() for path in sorted((tmp_path / "images").rglob("*.png"))]
+    np.savez(
+        tmp_path / "one.npz",
+        test_blob=np.frombuffer(b"".join(files), "uint8"),
+        test_offsets=np.cumsum([0, *map(len, files)]),
+        test_labels=np.repeat([0, 1], 15),
+        class_names=["a", "b"],
+    )
+    document = reports.measure(mine, tmp_path / "one.npz", settings=SETTINGS)
+    assert "a fifth held out" in document.sources["test"]
+    assert len(document.test_labels) == 6
+
+
+def test_classes_of_both_splits_go_by_their_names(mine, tmp_path, monkeypatch):
+    write_images(tmp_path / "photos" / "train", ("cat", "dog", "horse"))
+    write_images(tmp_path / "photos" / "test", ("cat", "horse"))
+    monkeypatch.chdir(tmp_path)
+    document = reports.measure(mine, pathlib.Path("photos"), settings=SETTINGS)
+    assert document.class_names == ("cat", "dog", "horse")
+    assert sorted(set(document.test_labels)) == [0, 2]
+
+
+def test_classes_that_were_not_trained_on_are_told_by_name(mine, tmp_path):
+    write_images(tmp_path / "photos" / "train", ("cat", "dog"))
+    write_images(tmp_path / "photos" / "test", ("cat", "zebra"))
+    with pytest.raises(ValueError, match="of the classes of the training images. Received: zebra, where"):
+        reports.measure(mine, tmp_path / "photos", settings=SETTINGS)
