@@ -182,7 +182,9 @@ def pretrain(model, images, labelled, folder, epochs, batch_size, seed, minutes=
         shuffle=False,
         callbacks=monitors,
     )
-    models.save(model.backbone, pathlib.Path(folder) / "backbone", overwrite=True)
+    backbone = pathlib.Path(folder) / "backbone"
+    models.save(model.backbone, backbone, overwrite=True)
+    print(f"The backbone after {resume.epoch} of {epochs} epochs, for `star_keras.models.load`: {backbone}")
     return resume.history if resume.epoch == epochs else None
 
 
