@@ -5,10 +5,13 @@ Command    python examples/evidence/moe_variants.py [--minutes 20]
 
 None of this is in the paper. Each variant of the network of moe_collapse.py is trained without the loss and
 with it, at the weight that was chosen there, on five of its seeds; a balance loss, at a weight settled
-beforehand, takes the place of the other. With five seeds no rank test can find a difference, so there are
-intervals alone. Every run is a line of results/moe_variants.jsonl; the same command goes on where it stopped
-and prints the table once all runs are there.
+beforehand, takes the place of the other. The network itself, of five experts, has its runs there. With five
+seeds no rank test can find a difference, so there are intervals alone. Every run is a line of
+results/moe_variants.jsonl; the same command goes on where it stopped and prints the table once all runs are
+there.
 """
+
+import json
 
 import numpy as np
 from moe_collapse import RESULTS, SEEDS, Experiment
@@ -16,8 +19,8 @@ from moe_collapse import RESULTS, SEEDS, Experiment
 import star_keras as sk
 
 WEIGHT, IMBALANCE = 1.0, 100
+FIVE = "five experts"
 VARIANTS = {
-    "five experts": {},
     "top-1": {"network": {"top_k": 1}},
     "top-2": {"network": {"top_k": 2}},
     "16 experts": {"network": {"num_experts": 16}},
@@ -50,8 +53,20 @@ def run(results=str(RESULTS), minutes=None, smoke=False):
     ]
     rows = sk.recipes.sweep(trained, runs, sk.recipes.results_file(results, "moe_variants", smoke), minutes)
     if len(rows) == len(runs):
-        print_table(rows, variants)
+        print_table(five_experts(seeds) + rows, (FIVE, *variants))
     return rows
+
+
+def five_experts(seeds):
+    """The runs of moe_collapse.py on the same images, in the order of the seeds."""
+    lines = (RESULTS / "moe_collapse_fashion_mnist.jsonl").read_text().splitlines()
+    compared = [row for row in map(json.loads, lines) if row["method"] in ("baseline", "snnl")]
+    return [
+        {"variant": FIVE} | row
+        for seed in seeds
+        for row in compared
+        if row["seed"] == seed and row["split"] == "test"
+    ]
 
 
 def print_table(rows, variants):
@@ -67,7 +82,7 @@ def print_table(rows, variants):
             ]
             print(f"| {variant} | {'with' if weight else 'without'} | " + " | ".join(cells) + " |")
     for variant in variants:
-        plain, loss = ("five experts", "balance") if variant == "balance loss" else (variant, "neighbour")
+        plain, loss = (FIVE, "balance") if variant == "balance loss" else (variant, "neighbour")
         after = values(variant, 0.0 if loss == "balance" else WEIGHT, "accuracy")
         found = sk.evaluation.paired_comparison(100 * values(plain, 0.0, "accuracy"), 100 * after)
         print(f"{variant}: {found.verdict}, {found:+.2f} points of accuracy by the {loss} loss")
