@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _neighbors import CASES, DISTANCES, assert_like_naive, naive
+from _neighbors import CASES, DISTANCES, TEMPERATURES, assert_like_naive, naive
 
 HERE = str(Path(__file__).parent)
 
@@ -132,32 +132,54 @@ BACKENDS = """
 import sys
 import keras
 import numpy as np
-from _neighbors import CASES, DISTANCES
+from _neighbors import CASES, DISTANCES, TEMPERATURES
 from star_keras.losses import SoftNearestNeighbor, neighbors
 
-def values_and_gradients(distance):
-    loss = SoftNearestNeighbor(0.5, distance)
+def evaluation(**options):
+    loss = SoftNearestNeighbor(**options)
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.jit(lambda y, x: (loss.call(y, x), jax.grad(lambda x: loss(y, x))(x)))
+        def at(embeddings, temperature, labels):
+            loss.temperature = temperature
+            return loss(labels, embeddings), loss.call(labels, embeddings)
+
+        run = jax.jit(jax.grad(at, argnums=(0, 1), has_aux=True))
+
+        def evaluate(labels, embeddings, temperature):
+            gradients, rows = run(embeddings, jax.numpy.float32(temperature), labels)
+            return rows, *gradients
+
+        return evaluate
     import torch
 
-    def evaluate(labels, embeddings):
+    def evaluate(labels, embeddings, temperature):
         embeddings = torch.tensor(embeddings, requires_grad=True)
+        loss.temperature = torch.tensor(temperature, dtype=torch.float32, requires_grad=True)
         loss(labels, embeddings).backward()
-        return loss.call(labels, embeddings).detach(), embeddings.grad
+        slope = loss.temperature.grad
+        rows = loss.call(labels, embeddings).detach()
+        return rows, embeddings.grad, torch.zeros(()) if slope is None else slope
 
     return evaluate
 
 neighbors.BLOCK_SIZE = 7
 results = {}
+
+def keep(name, found):
+    for part, result in zip(("rows", "gradient", "slope"), found):
+        results[f"{name}/{part}"] = np.asarray(result)
+
 for distance in DISTANCES:
-    evaluate = values_and_gradients(distance)
+    evaluate = evaluation(distance=distance)
     for case, (labels, embeddings) in CASES.items():
-        if embeddings.dtype == np.float32:
-            for name, result in zip(("rows", "gradient"), evaluate(labels, embeddings)):
-                results[f"{case}/{distance}/{name}"] = np.asarray(result)
+        for temperature in TEMPERATURES:
+            keep(f"{case}/{distance}/{temperature}", evaluate(labels, embeddings, temperature))
+    labels, embeddings = CASES["random"]
+    padded = np.where(np.arange(20) < 5, -1, labels)
+    keep(f"padded/{distance}", evaluation(distance=distance, ignore_class=-1)(padded, embeddings, 0.5))
+    improved = evaluation(distance=distance, optimize_temperature=True)
+    keep(f"improved/{distance}", improved(labels, embeddings, 3.0))
 np.savez(sys.argv[1], **results)
 """
 
@@ -168,13 +190,22 @@ def test_other_backends_agree_with_the_naive_float64_matrices(backend, tmp_path)
     pytest.importorskip(backend)
     run_script(BACKENDS, tmp_path / "results.npz", KERAS_BACKEND=backend, JAX_PLATFORMS="cpu")
     results = np.load(tmp_path / "results.npz")
-    seen = 0
-    for case, (labels, embeddings) in CASES.items():
-        for distance in DISTANCES:
-            if f"{case}/{distance}/rows" not in results:
-                continue
-            seen += 1
-            actual = [results[f"{case}/{distance}/{name}"] for name in ("rows", "gradient")]
-            expected = naive(labels, embeddings, 0.5, distance)[:2]
-            assert_like_naive(actual, expected, embeddings, 0.5, distance)
-    assert seen == 2 * sum(embeddings.dtype == np.float32 for _, embeddings in CASES.values())
+
+    def found(name):
+        return [results[f"{name}/{part}"] for part in ("rows", "gradient", "slope")]
+
+    for distance in DISTANCES:
+        for case, (labels, embeddings) in CASES.items():
+            for temperature in TEMPERATURES:
+                expected = naive(labels, embeddings, temperature, distance)
+                actual = found(f"{case}/{distance}/{temperature}")
+                if embeddings.dtype == np.float16 and np.abs(expected[1]).max() > 6e4:
+                    actual, expected = actual[:1], expected[:1]  # no float16 holds such a gradient
+                assert_like_naive(actual, expected, embeddings, temperature, distance)
+        labels, embeddings = CASES["random"]
+        expected = naive(labels, embeddings, 0.5, distance, mask=np.arange(20) >= 5)
+        assert_like_naive(found(f"padded/{distance}"), expected, embeddings, 0.5, distance)
+        slope = -3.0 * naive(labels, embeddings, 3.0, distance)[2]
+        improved = 3.0 / (1 - 0.1 * slope)
+        expected = naive(labels, embeddings, improved, distance)[:2]
+        assert_like_naive(found(f"improved/{distance}")[:2], expected, embeddings, improved, distance)

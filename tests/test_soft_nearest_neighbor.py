@@ -173,6 +173,35 @@ def test_masked_rows_might_as_well_not_be_there(distance, blocks):
     np.testing.assert_allclose(gradient[mask], expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_what_is_masked_may_hold_anything(distance, broken):
+    mask = np.arange(20) % 4 > 0
+    labels, embeddings = np.where(mask, LABELS, -1), np.where(mask[:, None], EMBEDDINGS, broken)
+    expected = evaluate(LABELS[mask], EMBEDDINGS[mask], distance=distance)
+    actual = evaluate(labels, embeddings.astype("float32"), distance=distance, ignore_class=-1)
+    for result, reference in zip(actual[:2], expected[:2], strict=True):
+        np.testing.assert_array_equal(np.asarray(result)[~mask], 0)
+        np.testing.assert_allclose(np.asarray(result)[mask], reference, rtol=1e-5, atol=2e-6)
+    listed = soft_nearest_neighbor(labels.tolist(), embeddings, distance=distance, mask=mask.tolist())
+    np.testing.assert_allclose(listed, actual[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.fault(41)
+@pytest.mark.parametrize("labels", [np.zeros(0, "int32"), tf.zeros(0, "int32")])
+def test_a_batch_without_rows_is_refused(labels):
+    for call in (soft_nearest_neighbor, SoftNearestNeighbor()):
+        with pytest.raises(ValueError, match="a row at least. Received: 0 labels"):
+            call(labels, np.zeros((0, 6), "float32"))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_labels_may_be_constants_of_a_compiled_function(jit_compile):
+    compiled = tf.function(lambda x: soft_nearest_neighbor(LABELS, x), jit_compile=jit_compile)
+    expected = soft_nearest_neighbor(LABELS, EMBEDDINGS)
+    np.testing.assert_allclose(compiled(tf.constant(EMBEDDINGS)), expected, rtol=1e-5)
+
+
 def test_order_of_samples_and_names_of_classes_change_nothing():
     order = np.random.default_rng(3).permutation(20)
     rows = np.asarray(soft_nearest_neighbor(LABELS, EMBEDDINGS))
@@ -259,7 +288,13 @@ def test_value_and_gradient_are_finite(size, temperature, distance):
 
 
 @pytest.mark.fault(44)
-@pytest.mark.parametrize("temperature", [0, -0.2, float("nan"), float("inf"), "0.2", None, np.ones(2)])
+@pytest.mark.parametrize(
+    "temperature",
+    [
+        0, -0.2, float("nan"), float("inf"), "0.2", None, True,
+        np.ones(2), np.array(-1.0), np.array(np.nan), np.float32(0),
+    ],
+)  # fmt: skip
 def test_a_temperature_that_is_not_positive_and_finite_is_refused(temperature):
     for refuse in (SoftNearestNeighbor, lambda t: soft_nearest_neighbor(LABELS, EMBEDDINGS, t)):
         with pytest.raises(ValueError, match="positive finite number.*Received: temperature="):

@@ -20,7 +20,8 @@ class RouterTerms:
         weights: `{term: factor}`, finite factors of either sign.
 
     Raises:
-        ValueError: if there is no such term, a factor is no finite number, or not exactly one layer routes.
+        ValueError: if there is no such term, a factor is no finite number, or not exactly one layer routes,
+            or that has no routers.
     """
 
     def __init__(self, layers, weights):
@@ -39,6 +40,11 @@ class RouterTerms:
             raise ValueError(
                 "The term `expert_overlap` compares kernels that `RoutedExperts` made itself. Received: own "
                 "`experts`; leave the term out."
+            )
+        if found[0].routing != "learned" and set(weights) - {"expert_overlap"}:
+            raise ValueError(
+                "Terms of the gates train routers, and this layer has none. Received: "
+                f"router_weights={weights!r} with routing={found[0].routing!r}"
             )
         self.layer, self.weights = found[0], dict(weights)
 

@@ -9,6 +9,7 @@ from keras import ops
 
 from star_keras import backend
 from star_keras.losses import SoftNearestNeighbor
+from star_keras.training.finite import FiniteCheck
 from star_keras.training.router_terms import RouterTerms
 from star_keras.training.taps import Taps, layers_of
 
@@ -39,8 +40,9 @@ class SoftNearestNeighborRegularization(keras.Model):
         weight: factor of the soft nearest neighbour loss, of either sign. Exactly 0 trains the plain
             classifier. Defaults to 1.0.
         temperature: "annealed" (the default), `1 / (1 + epoch) ** 0.55` with epochs from 0, set by `fit`;
-            "trainable", `1 / softplus(w)` with a weight `w` that starts at temperature 1; or a positive
-            number.
+            "trainable", `1 / softplus(w)` with a weight `w`, `inverse_temperature`, that starts at
+            temperature 1 and that an optimiser with weight decay draws to 1.44 unless it is told
+            `exclude_from_weight_decay(var_names=["inverse_temperature"])`; or a positive number.
         distance: "cosine" (the default) or "squared".
         reduce: over taps: "min" (the default; only the least entangled tap and what lies before it get a
             gradient), "sum", "mean", or "last", the last of `taps`.
@@ -62,7 +64,8 @@ class SoftNearestNeighborRegularization(keras.Model):
 
     Raises:
         ValueError: if a tap is no layer of the model, or an argument is out of range; while training,
-            if labels are not whole numbers of shape `(n,)` or `(n, 1)`.
+            if labels are not whole numbers of shape `(n,)` or `(n, 1)`, or, in an array, one is -1.
+        NonFiniteError: while training, if the loss or a weight is NaN or infinite; says where that began.
 
     Example:
 
@@ -139,14 +142,17 @@ class SoftNearestNeighborRegularization(keras.Model):
 
     def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs):
         """As `keras.Model.fit`; an annealed temperature follows the epoch, also from `initial_epoch`."""
-        if isinstance(y, np.ndarray) and y.dtype.kind == "f" and not np.array_equal(y, np.round(y)):
-            raise ValueError(f"Labels must be whole numbers. Received: {y.ravel()[:4].tolist()}, ...")
+        held_out = kwargs.get("validation_data")
+        for labels in (y, held_out[1] if isinstance(held_out, (tuple, list)) else None):
+            _check_labels(labels)
+        own = [FiniteCheck(self.taps)]
         if self.temperature == "annealed":
-            anneal = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.anneal(epoch))
-            if isinstance(callbacks, keras.callbacks.CallbackList):
-                callbacks.append(anneal)
-            else:
-                callbacks = [anneal, *keras.tree.flatten(callbacks or [])]
+            own.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.anneal(epoch)))
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            for callback in own:
+                callbacks.append(callback)
+        else:
+            callbacks = [*own, *keras.tree.flatten(callbacks or [])]
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
     def anneal(self, epoch):
@@ -154,6 +160,8 @@ class SoftNearestNeighborRegularization(keras.Model):
         self.annealed_temperature.assign((1.0 + epoch) ** -_DECAY)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if y is None:
+            raise ValueError("The neighbour loss needs labels. Received: y=None; pass `fit(images, labels)`.")
         outputs = y_pred["outputs"]
         loss = super().compute_loss(x, y, outputs, sample_weight, training)
         if "float" in keras.backend.standardize_dtype(y.dtype):  # as sparse losses of Keras do
@@ -225,6 +233,18 @@ def _check_arguments(weight, temperature, reduce):
         SoftNearestNeighbor(temperature)
     if reduce not in REDUCTIONS:
         raise ValueError(f"`reduce` must be one of {REDUCTIONS}. Received: reduce={reduce!r}")
+
+
+def _check_labels(labels):
+    """Refuses an array that holds what is no label of a class; other data is seen batch by batch."""
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "if":
+        return
+    wrong = (labels != np.round(labels)) | (labels == -1)
+    if np.any(wrong):
+        raise ValueError(
+            "Labels must be whole numbers other than -1, which stands for padding. Received: "
+            f"{labels[wrong].ravel()[:4].tolist()} in {int(np.sum(wrong))} of {labels.size} places."
+        )
 
 
 def _over_replicas(shares):

@@ -25,6 +25,8 @@ class Taps:
 
     def __init__(self, model, layers, inputs_of=None):
         found = [_find(model, layer) for layer in layers]
+        if not found:
+            raise ValueError("`taps` must name a layer of the model at least. Received: taps=()")
         self.names = tuple(layer.name for layer in found)
         if len({*self.names, *RESERVED}) != len(self.names) + len(RESERVED):
             raise ValueError(
@@ -33,9 +35,9 @@ class Taps:
             )
         self._model, self._extended = model, None
         if _is_functional(model):
-            outputs = {layer.name: _output(layer) for layer in found}
+            outputs = {layer.name: _output(model, layer) for layer in found}
             if inputs_of is not None:
-                outputs["features"] = _output(inputs_of, "input")
+                outputs["features"] = _output(model, inputs_of, "input")
             self._extended = keras.Model(model.input, {"outputs": model.output, **outputs})
         else:
             self._notes = threading.local()
@@ -97,11 +99,13 @@ def layers_of(model):
         yield from layers_of(layer)
 
 
-def _output(layer, side="output"):
+def _output(model, layer, side="output"):
     try:
-        return getattr(layer, side)
+        if any(own is layer for own in model.layers):
+            return getattr(layer, side)
     except (AttributeError, ValueError):
-        raise ValueError(
-            "A tap must be used once, in the model itself and not in a model inside it. "
-            f"Received: the layer {layer.name!r}"
-        ) from None
+        pass
+    raise ValueError(
+        "A tap must be used once, in the model itself and not in a model inside it. "
+        f"Received: the layer {layer.name!r}"
+    )
