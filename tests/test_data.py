@@ -7,6 +7,7 @@ import runpy
 
 import numpy as np
 import pytest
+from _prepared import write_prepared
 from PIL import Image
 
 from star_keras import data
@@ -229,23 +230,7 @@ class TestFolders:
 
 @pytest.mark.slow
 def test_prepared_tensorflow_datasets_are_read_in_order_and_never_fetched(tmp_path):
-    tfds = pytest.importorskip("tensorflow_datasets")
-    features = tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(shape=(5, 4, 3)), "label": tfds.features.ClassLabel(names=["a", "b"])}
-    )
-    (tmp_path / "mine/1.0.0").mkdir(parents=True)
-    identity = tfds.core.dataset_info.DatasetIdentity
-    writer = tfds.core.SequentialWriter(
-        tfds.core.DatasetInfo(
-            builder=identity("mine", tfds.core.Version("1.0.0"), data_dir=str(tmp_path / "mine/1.0.0"),
-                             module_name="test"),
-            features=features,
-        ),
-        max_examples_per_shard=4,
-    )  # fmt: skip
-    writer.initialize_splits(["train"])
-    writer.add_examples({"train": [{"image": image, "label": i % 2} for i, image in enumerate(PIXELS)]})
-    writer.close_all()
+    write_prepared(tmp_path, "mine", train=(PIXELS, [0, 1, 0, 1, 0, 1]))
     found = data.load("mine", data_dir=tmp_path)
     np.testing.assert_array_equal(found.images, PIXELS)
     assert found.labels.tolist() == [0, 1, 0, 1, 0, 1]
