@@ -180,8 +180,10 @@ class DeadExperts(_GateTotals):
         self.threshold = threshold
 
     def result(self):
-        dead = self._mean_gates() < self.threshold / self.num_experts
-        return ops.where(self.samples > 0, ops.sum(ops.cast(dead, "float32")), 0.0)
+        gates = self._mean_gates()
+        dead = ops.cast(gates < self.threshold / self.num_experts, "float32")
+        count = ops.sum(ops.where(ops.isnan(gates), gates, dead))
+        return ops.where(self.samples == 0, 0.0, count)
 
     def get_config(self):
         return {**super().get_config(), "threshold": self.threshold}
@@ -206,7 +208,7 @@ class _ClassTotals(keras.metrics.Metric):
             sample_weight: `(batch,)`. Defaults to `None`: ones.
         """
         gates, weights = _as_rows(gates, sample_weight, self.num_experts)
-        labels = ops.reshape(labels, (-1,))
+        labels = ops.reshape(_as_labels(labels, gates), (-1,))
         # PyTorch refuses to encode what lies above.
         labels = ops.where(labels < self.num_classes, labels, -1)
         labels = ops.one_hot(labels, self.num_classes, dtype="float32")
@@ -218,7 +220,7 @@ class _ClassTotals(keras.metrics.Metric):
         totals = ops.sum(table, axis=axis, keepdims=True)
         shares = ops.divide_no_nan(table, totals)
         entropies = entropy(shares if axis == 1 else ops.transpose(shares))
-        used = ops.reshape(ops.cast(totals > 0, "float32"), (-1,))
+        used = ops.reshape(ops.cast(totals != 0, "float32"), (-1,))  # NaN is used, too
         mean = ops.divide_no_nan(ops.sum(entropies * used), ops.sum(used))
         return mean / _unit(self.normalize, outcomes)
 
@@ -349,6 +351,19 @@ def _as_rows(gates, sample_weight, num_experts):
         )
     weights = ops.ones_like(gates[:, 0]) if sample_weight is None else ops.cast(sample_weight, "float32")
     return gates, ops.reshape(weights, (-1, 1))
+
+
+def _as_labels(labels, gates):
+    """Labels as a tensor, if there is one for each row of gates."""
+    labels = ops.convert_to_tensor(labels)
+    sizes = {labels.shape[0] if len(labels.shape) else 0, gates.shape[0]} - {None}
+    if tuple(labels.shape[1:]) not in ((), (1,)) or len(sizes) > 1:
+        raise ValueError(
+            "`labels` must be whole numbers of shape (batch,) or (batch, 1), one for each row of `gates`. "
+            f"Received: `labels` of shape {tuple(labels.shape)} and `gates` of shape {tuple(gates.shape)}. "
+            "Take the argmax of one-hot labels."
+        )
+    return labels
 
 
 def _unit(normalize, outcomes):

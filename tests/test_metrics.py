@@ -121,6 +121,23 @@ def test_gates_of_another_width_are_refused():
         metrics.RoutingEntropy(4).update_state(np.ones((5, 3)))
 
 
+@pytest.mark.fault(49)
+@pytest.mark.parametrize("name", ALL)
+def test_a_gate_that_is_nan_is_not_hidden(name):
+    gates = GATES.copy()
+    gates[7] = np.nan
+    assert np.isnan(update(make(name), gates=gates)).all()
+
+
+@pytest.mark.parametrize("name", OF_CLASSES)
+@pytest.mark.parametrize("labels", [LABELS[:-1], np.eye(CLASSES)[LABELS], LABELS[None], np.array(2)])
+def test_labels_that_are_not_one_number_for_each_row_of_gates_are_refused(name, labels):
+    message = r"shape \(batch,\) or \(batch, 1\).*Received: `labels` of shape .* `gates` of shape \(50, 4\)"
+    with pytest.raises(ValueError, match=message):
+        make(name).update_state(labels, GATES)
+    assert update(make(name), labels=LABELS[:, None]) == update(make(name))
+
+
 # --- similarity -----------------------------------------------------------------------------------
 
 

@@ -1,11 +1,11 @@
-"""Laws of the regularisation by soft nearest neighbours, of the small mixture and of its monitor."""
+"""Laws of the regularisation by soft nearest neighbours and of the small mixture."""
 
 import keras
 import numpy as np
 import pytest
+from _neighbors import naive
 
 import star_keras as sk
-from star_keras.callbacks import RoutingMonitor
 from star_keras.exceptions import ConfigError, NonFiniteError, ShapeError
 from star_keras.losses import SoftNearestNeighbor
 from star_keras.training import SoftNearestNeighborRegularization
@@ -138,6 +138,31 @@ def test_a_trainable_temperature_stays_positive_and_moves():
     assert temperature > 0 and abs(temperature - 1) > 1e-3
 
 
+def test_a_trainable_temperature_takes_the_steps_of_its_own_slope():
+    model = wrapped(("code",), temperature="trainable", optimizer=keras.optimizers.SGD(50.0), weight=2.0)
+    start = float(np.asarray(model.inverse_temperature.value))
+    np.testing.assert_allclose(1 / np.log1p(np.exp(start)), 1, rtol=1e-6)
+    by_temperature = naive(Y, np.asarray(model(X)["code"]), 1.0, "cosine")[2]
+    slope = -by_temperature / (1 + np.exp(-start))  # of T = 1 / softplus(w), where T is 1
+    assert abs(slope) > 1e-4
+    model.fit(X, Y, batch_size=24, epochs=1, verbose=0)
+    moved = float(np.asarray(model.inverse_temperature.value)) - start
+    np.testing.assert_allclose(moved, -50 * 2.0 * slope, rtol=1e-4)
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+def test_weight_decay_draws_a_temperature_that_is_not_excluded(exclude):
+    optimizer = keras.optimizers.SGD(1.0, weight_decay=0.1)
+    if exclude:
+        optimizer.exclude_from_weight_decay(var_names=["inverse_temperature"])
+    model = wrapped(("code",), temperature="trainable", optimizer=optimizer)
+    before = float(np.asarray(model.inverse_temperature.value))
+    variables = model.trainable_variables
+    optimizer.apply([np.zeros(variable.shape, "float32") for variable in variables], variables)
+    moved = float(np.asarray(model.inverse_temperature.value)) - before
+    np.testing.assert_allclose(moved, 0 if exclude else -0.1 * before, atol=1e-6)
+
+
 def test_taps_of_a_subclassed_model_are_those_of_the_same_functional_one():
     functional, subclassed = classifier(), Subclassed()
     subclassed(X)
@@ -163,6 +188,7 @@ def test_the_classifier_is_kept_as_it_was_passed_and_trained():
 
 WRONG = {
     "no layer": dict(taps=("third",)),
+    "none": dict(taps=()),
     "twice": dict(taps=("code", "code")),
     "weight": dict(weight=float("nan")),
     "temperature": dict(temperature="warm"),
@@ -179,6 +205,12 @@ def test_wrong_arguments_are_refused_with_what_was_received(arguments):
         wrapped(**arguments)
 
 
+def test_a_tap_inside_a_model_of_the_model_is_refused():
+    inputs = keras.Input((6,))
+    with pytest.raises(ValueError, match="not in a model inside it. Received: the layer 'code'"):
+        wrapped(("code",), model=keras.Model(inputs, classifier()(inputs)))
+
+
 @pytest.mark.fault(45)
 def test_one_hot_labels_are_refused_while_training():
     model = SoftNearestNeighborRegularization(classifier(), ("code",))
@@ -192,8 +224,71 @@ def test_labels_between_classes_are_refused():
     model = SoftNearestNeighborRegularization(classifier(), ("code",))
     model.compile("sgd", "sparse_categorical_crossentropy")
     model.fit(X, Y.astype("float32"), verbose=0)
-    with pytest.raises(ValueError, match=r"whole numbers. Received: \[0.5"):
+    with pytest.raises(ValueError, match=r"whole numbers.*Received: \[0.5"):
         model.fit(X, Y + 0.5 - Y[0], verbose=0)
+    with pytest.raises(ValueError, match=r"Received: \[1.25\] in 1 of 24 places"):
+        model.fit(X, Y, validation_data=(X, np.where(np.arange(24) == 3, 1.25, Y)), verbose=0)
+
+
+@pytest.mark.fault(45)
+def test_labels_of_padding_and_no_labels_are_refused():
+    model = wrapped()
+    with pytest.raises(ValueError, match=r"other than -1.*Received: \[-1, -1\] in 2 of 24 places"):
+        model.fit(X, np.where(np.arange(24) < 2, -1, Y), verbose=0)
+    with pytest.raises(ValueError, match="needs labels. Received: y=None"):
+        model.fit(X, verbose=0)
+
+
+# --- NaN ------------------------------------------------------------------------------------------
+
+
+def spoil(weight, place=0):
+    values = np.array(weight.value)
+    values.reshape(-1)[place] = np.nan
+    weight.assign(values)
+
+
+class Broken(keras.layers.Layer):
+    """NaN where the number of calls says so, whatever the inputs."""
+
+    def call(self, inputs):
+        return inputs / keras.ops.zeros_like(inputs[:, :1])
+
+
+def ends_in(position, inputs):
+    """The classifier, with a layer that divides by 0 before the tap, after it, or nowhere."""
+    x = keras.layers.Dense(4, activation="tanh", name="code")(Broken()(inputs) if position == 0 else inputs)
+    x = Broken()(x) if position == 1 else x
+    return keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "position,place", [(0, "what the layer 'code' puts out"), (1, "after the layer 'code'")]
+)
+def test_a_loss_that_is_not_finite_says_where_that_began(position, place, jit_compile):
+    model = wrapped(("code",), model=ends_in(position, keras.Input((6,))), jit_compile=jit_compile)
+    with pytest.raises(NonFiniteError, match=f"Received: loss=nan in batch 0, .*{place}"):
+        model.fit(X, Y, batch_size=8, epochs=2, verbose=0)
+
+
+def test_weights_that_are_not_finite_are_named_though_the_loss_is():
+    model = wrapped()
+    spoil(model.model.get_layer("first").bias)  # behind a ReLU that makes zeros of NaN
+    with pytest.raises(NonFiniteError, match="in the layer 'first' before training"):
+        model.fit(X, Y, verbose=0)
+    model = wrapped()
+    late = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: epoch == 1 and spoil(model.model.get_layer("first").bias)
+    )
+    with pytest.raises(NonFiniteError, match="in the layer 'first' after epoch [12]"):
+        model.fit(X, Y, epochs=4, callbacks=[late], verbose=0)
+
+
+def test_a_term_beside_the_task_is_named():
+    model = wrapped(weight=1e38, reduce="sum", temperature=1e-6)
+    with pytest.raises(NonFiniteError, match="in a term of the loss beside the task"):
+        model.fit(X, Y, verbose=0)
 
 
 # --- the network ----------------------------------------------------------------------------------
@@ -257,10 +352,34 @@ def test_the_network_is_saved_and_made_again_by_its_configuration(tmp_path):
     np.testing.assert_allclose(again(images), model(images), atol=1e-6)
 
 
+def test_the_smallest_images_leave_the_network_one_place():
+    model = sk.models.create("moe_cnn", num_classes=3, input_shape=(12, 12, 3))
+    assert model.get_layer("flatten").output.shape[-1] == 128
+    assert model(np.zeros((2, 12, 12, 3), "uint8")).shape == (2, 3)
+    with pytest.raises(ShapeError, match="at least 12 pixels"):
+        sk.models.create("moe_cnn", num_classes=3, input_shape=(12, 11, 3))
+
+
+def test_exported_after_a_step_of_regularised_training_the_network_computes_the_same(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    images = RNG.integers(0, 256, (6, 12, 12, 3)).astype("float32")
+    network = sk.models.create("moe_cnn", num_classes=3, num_experts=2, input_shape=(12, 12, 3))
+    before = network.get_weights()
+    model = wrapped(("code",), model=network, router_weights={"load_balance": 0.1})
+    model.fit(images, Y[:6], batch_size=6, verbose=0)
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, network.get_weights(), strict=True))
+    model.model.export(tmp_path / "exported", format="tf_saved_model", verbose=False)
+    restored = tf.saved_model.load(str(tmp_path / "exported"))
+    for rows in (images, images[:1]):
+        served = np.asarray(restored.signatures["serving_default"](tf.constant(rows))["output_0"])
+        np.testing.assert_allclose(served, np.asarray(network(rows)), atol=1e-5)
+        np.testing.assert_array_equal(np.asarray(restored.serve(tf.constant(rows))), served)
+
+
 @pytest.mark.parametrize(
     "error,arguments",
     [
-        (ShapeError, dict(num_classes=3, input_shape=(13, 32, 3))),
+        (ShapeError, dict(num_classes=3, input_shape=(11, 32, 3))),
         (ShapeError, dict(num_classes=3, input_shape=(None, None, 3))),
         (ConfigError, dict()),
         (ConfigError, dict(num_classes=3, num_experts=10**6)),
@@ -271,54 +390,3 @@ def test_the_network_is_saved_and_made_again_by_its_configuration(tmp_path):
 def test_impossible_networks_are_refused(error, arguments):
     with pytest.raises(error, match="Received|needs"):
         sk.models.create("moe_cnn", **arguments)
-
-
-# --- the monitor ----------------------------------------------------------------------------------
-
-
-def mixture(**options):
-    inputs = keras.Input((6,))
-    code = keras.layers.Dense(5, activation="relu", name="code")(inputs)
-    experts = sk.layers.RoutedExperts(3, num_experts=4, batch_norm=False, name="experts", **options)(code)
-    return keras.Model(inputs, keras.layers.Softmax(name="end")(experts))
-
-
-def test_the_monitor_logs_the_routing_of_a_wrapped_model():
-    model = wrapped(("code",), model=mixture())
-    monitor = RoutingMonitor(X, Y, batch_size=7)
-    logs = model.fit(X, Y, epochs=2, verbose=0, callbacks=[monitor]).history
-    experts = model.model.get_layer("experts")
-    code = keras.Model(model.model.input, experts.input)(X)
-    entropy = sk.metrics.RoutingEntropy(4)
-    entropy.update_state(experts.route(code))
-    np.testing.assert_allclose(logs["routing_entropy"][-1], entropy.result(), rtol=1e-5)
-    similarity = sk.metrics.expert_similarity(experts).mean
-    np.testing.assert_allclose(logs["expert_similarity"][-1], similarity, rtol=1e-6)
-    names = {"utilization_entropy", "routing_information", "dead_experts", "expert_output_similarity"}
-    assert names | {"class_routing_entropy", "expert_class_entropy"} <= set(logs)
-
-
-def test_the_monitor_names_the_tasks_and_repeats_values_between_looks():
-    inputs = keras.Input((6,))
-    layer = sk.layers.RoutedExperts(2, num_experts=3, tasks=("left", "right"))
-    model = keras.Model(inputs, layer(inputs))
-    model.compile(keras.optimizers.SGD(1.0), loss={"left": "mse", "right": "mse"})
-    targets = {"left": np.ones((24, 2)), "right": np.zeros((24, 2))}
-    logs = model.fit(X, targets, epochs=4, verbose=0, callbacks=[RoutingMonitor(X, every=2)]).history
-    values = logs["left_routing_entropy"]
-    assert "right_dead_experts" in logs and values[1] == values[2] and len(set(values)) == 3
-
-
-@pytest.mark.fault(49)
-def test_gates_that_are_not_finite_are_named():
-    model = wrapped(("code",), model=mixture())
-    experts = model.model.get_layer("experts")
-    kernel = np.full(experts.router_layers[-1].kernel.shape, np.nan)
-    experts.router_layers[-1].kernel.assign(kernel)
-    with pytest.raises(NonFiniteError, match="NaN or infinity from 'experts'"):
-        model.fit(X, Y, verbose=0, callbacks=[RoutingMonitor(X)])
-
-
-def test_a_model_without_experts_is_refused():
-    with pytest.raises(ValueError, match="Received: 0 such layers"):
-        wrapped().fit(X, Y, verbose=0, callbacks=[RoutingMonitor(X)])

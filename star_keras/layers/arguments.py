@@ -3,9 +3,14 @@
 import numbers
 
 
+def is_whole(value):
+    """Whether `value` is a whole number; True and False are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def check_count(name, value):
     """Returns `value` as an int if it is a positive whole number, else raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+    if not is_whole(value) or value < 1:
         raise ValueError(f"`{name}` must be a positive whole number. Received: {name}={value!r}")
     return int(value)
 

@@ -82,7 +82,7 @@ class RoutedExperts(keras.layers.Layer):
         ValueError: if a width or number is not a positive whole number, names of tasks repeat,
             `routing` is unknown or does not go with the number of experts, `top_k` is greater than
             the number of experts, own experts have another number or width, the inputs are not of
-            rank 2, or there is an `expert_mask` without routers.
+            rank 2, or there is an `expert_mask` without routers or of another shape.
 
     Example:
 
@@ -198,7 +198,10 @@ class RoutedExperts(keras.layers.Layer):
 
     def call(self, inputs, training=None, expert_mask=None):
         experts = ops.cast(self.expert_outputs(inputs, training), "float32")
-        mixtures = ops.matmul(self._gates(inputs, training, expert_mask), experts)
+        gates = self._gates(inputs, training, expert_mask)
+        if expert_mask is not None or self.top_k is not None or (training and self.expert_dropout):
+            experts = gating.leave_out(experts, gates)
+        mixtures = ops.matmul(gates, experts)
         return self._by_task(ops.cast(mixtures, self.compute_dtype))
 
     def route(self, inputs, expert_mask=None):
@@ -209,8 +212,9 @@ class RoutedExperts(keras.layers.Layer):
             expert_mask: as in the call.
 
         Returns:
-            `{task: (batch, num_experts)}`, or one tensor when `tasks` is `None`; float32. Rows are
-            positive and sum to one, but for `routing="shared"`, whose gates are zeros and ones.
+            `{task: (batch, num_experts)}`, or one tensor when `tasks` is `None`; float32. Routers give
+            positive gates that sum to one, zero where `top_k` or `expert_mask` leave an expert out. Without
+            routers gates are zeros and ones: one 1 in each row, two with `routing="shared"`.
         """
         self._build_for(inputs)
         return self._by_task(self._gates(inputs, False, expert_mask))
@@ -279,9 +283,9 @@ class RoutedExperts(keras.layers.Layer):
             logits = logits + self.router_noise * noise
         if expert_mask is not None:
             logits = gating.allow(logits, expert_mask)
-        gates = ops.softmax(logits, axis=-1)
         if training and self.expert_dropout:
-            gates = gating.drop_experts(gates, self.expert_dropout, self.seed_generator)
+            logits = gating.drop_experts(logits, self.expert_dropout, self.seed_generator)
+        gates = ops.softmax(logits, axis=-1)
         return gates if self.top_k is None else gating.keep_largest(gates, self.top_k)
 
     def _logits(self, inputs):

@@ -12,7 +12,7 @@ from star_keras.models.images import ImageModel
 
 # (filters, kernel size) of the convolutions, all of stride 2 between borders of one pixel
 CONVOLUTIONS = ((64, 8), (128, 6))
-MINIMUM_SIZE = 14
+MINIMUM_SIZE = 12
 _WIDTHS = checks.sequence(checks.integer(1, 65_536), 0, 16)
 OPTIONS = {
     "input_shape": checks.image_shape,
@@ -44,7 +44,7 @@ class MoECNN(ImageModel):
     Args:
         num_classes: number of classes.
         num_experts: number of experts. Defaults to 5.
-        input_shape: `(height, width, 3)`, sides of at least 14 pixels. Defaults to `(32, 32, 3)`. Grey
+        input_shape: `(height, width, 3)`, sides of at least 12 pixels. Defaults to `(32, 32, 3)`. Grey
             images are made to fit by `data.to_rgb`.
         code_units: width of the code. Defaults to 50.
         hidden_units: widths of the hidden layers of each expert. Defaults to `(100,)`.
