@@ -129,6 +129,12 @@ def _add_measuring(parser):
     parser.add_argument("name", help='of a model, or a folder that holds one, such as "./runs/mine/backbone"')
     parser.add_argument("--data", default="fashion_mnist", help="image set or path; default: %(default)s")
     parser.add_argument("--test-data", help="another set to test on; default: the test split of --data")
+    parser.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="what to do about images that cannot be read; default: %(default)s",
+    )
     parser.add_argument("--count", type=int, default=5000, help="training images; default: %(default)s")
     parser.add_argument(
         "--seeds",
@@ -159,7 +165,13 @@ def _measure(options):
         untrained=not options.no_untrained,
     )
     document = reports.measure(
-        options.name, options.data, options.test_data, settings, options.folder, _command(options)
+        options.name,
+        options.data,
+        options.test_data,
+        settings,
+        options.folder,
+        _command(options),
+        options.on_error,
     )
     print(reports.plain(document))
     if options.command == "report":
@@ -173,6 +185,7 @@ def _command(options):
     """The words that measure the same again; where things are kept does not matter."""
     words = ["star-keras", "report", options.name, "--data", options.data]
     words += ["--test-data", options.test_data] if options.test_data else []
+    words += ["--on-error", "skip"] if options.on_error == "skip" else []
     for name in ("count", "images", "views", "episodes"):
         words += [f"--{name}", str(getattr(options, name))]
     words += ["--seeds", *map(str, options.seeds)] + ["--no-untrained"] * options.no_untrained

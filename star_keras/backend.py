@@ -116,6 +116,14 @@ def sequential_loop(steps, body, state):
     )[1]
 
 
+def known_values(tensor):
+    """The numbers of an array or an eager tensor, or None while a graph is traced."""
+    try:
+        return ops.convert_to_numpy(tensor)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return None
+
+
 def steps_per_execution(steps):
     """How many steps of `fit` are compiled into one call where so many are wanted: on PyTorch, one."""
     return 1 if keras.backend.backend() == "torch" else steps

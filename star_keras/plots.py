@@ -105,7 +105,7 @@ def correlations(matrices, label="mean canonical correlation", floor=None, names
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: if a matrix is not square.
+        ValueError: if a matrix is not square, or has no finite value.
     """
     matrices = {title: _square(title, matrix) for title, matrix in _filled("matrices", matrices).items()}
     signed = min(np.nanmin(matrix) for matrix in matrices.values()) < -1e-6
@@ -186,7 +186,7 @@ def retrieval(queries, bank, neighbors):
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: if a space has another number of rows than there are queries.
+        ValueError: if rows of a space and queries differ in number, or an index lies outside the bank.
     """
     for space, found in _filled("neighbors", neighbors).items():
         if len(found.indices) != len(queries):
@@ -194,6 +194,9 @@ def retrieval(queries, bank, neighbors):
                 f"Each query needs a row of neighbours. Received: {len(queries)} queries and "
                 f"{len(found.indices)} rows of {space!r}"
             )
+        low, high = np.min(found.indices), np.max(found.indices)
+        if low < 0 or high >= len(bank):
+            raise ValueError(f"Indices must be 0 to {len(bank) - 1}. Received: {low} to {high} of {space!r}")
     counts = [found.indices.shape[1] for found in neighbors.values()]
     figure = _figure(0.85 * (1 + sum(counts)) + 0.5 * len(counts), 1.0 * len(queries) + 0.5)
     blocks = figure.subfigures(1, 1 + len(counts), width_ratios=[1.25, *counts], wspace=0.03)
@@ -335,6 +338,8 @@ def _square(title, matrix):
     matrix = np.asarray(matrix, "float64")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"Matrices must be square. Received: {title!r} of shape {matrix.shape}")
+    if not np.isfinite(matrix).any():
+        raise ValueError(f"{title!r} must have finite values to be drawn. Received: none")
     return matrix
 
 

@@ -1,5 +1,7 @@
 """The callback that watches whether embeddings collapse."""
 
+import csv
+import importlib.util
 import warnings
 
 import keras
@@ -56,6 +58,55 @@ def test_every_space_of_a_pretraining_model_is_looked_at():
         rows = extract_embeddings(model, IMAGES, space, verbose=0)
         assert history[f"{space}_spread"][0] == pytest.approx(embedding_spread(rows), rel=0.02)
         assert history[f"{space}_effective_rank"][0] == pytest.approx(effective_rank(rows), rel=0.02)
+
+
+@pytest.mark.filterwarnings("ignore:The embeddings 'backbone' have collapsed")  # noise is alike to it
+def test_no_more_images_than_asked_for_are_looked_at_at_once(monkeypatch):
+    model = sk.models.load("star-resnet20", part="pretraining")
+    seen, project = [], model.projector.call
+    monkeypatch.setattr(
+        model.projector, "call", lambda rows, **more: seen.append(len(rows)) or project(rows, **more)
+    )
+    monitor, logs = CollapseMonitor(IMAGES, batch_size=5), {}
+    monitor.set_model(model)
+    monitor.set_params({})
+    monitor.on_train_begin()
+    monitor.on_epoch_end(0, logs)
+    assert seen == [5, 5, 2]
+    rows = extract_embeddings(model, IMAGES, "invariant", verbose=0)
+    assert logs["invariant_spread"] == pytest.approx(embedding_spread(rows), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [CollapseMonitor, sk.callbacks.RoutingMonitor])
+def test_loggers_behind_a_monitor_write_its_values(kind, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), sk.layers.RoutedExperts(3, num_experts=2)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    loggers = [keras.callbacks.CSVLogger(tmp_path / "log.csv")]
+    if importlib.util.find_spec("tensorboard"):
+        loggers.append(keras.callbacks.TensorBoard(tmp_path / "board"))
+    history = model.fit(X, Y, epochs=2, callbacks=[kind(X), *loggers], verbose=0).history
+    with open(tmp_path / "log.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    watched = set(history) - {"loss"}
+    assert watched and {"epoch", *history} <= lines[0].keys()
+    for name in watched:
+        assert [float(line[name]) for line in lines] == pytest.approx(history[name])
+        assert np.isfinite(history[name]).all()
+    if len(loggers) > 1:
+        assert {f"epoch_{name}" for name in watched} <= board_scalars(tmp_path / "board" / "train").keys()
+
+
+def board_scalars(folder):
+    """Values of all scalars that TensorBoard finds in a folder."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(folder), {"tensors": 0})
+    board.Reload()
+    found = {}
+    for tag in board.Tags()["tensors"]:
+        found[tag] = [event.tensor_proto.float_val for event in board.Tensors(tag)]
+    return found
 
 
 def test_a_collapse_is_told_once():

@@ -107,6 +107,16 @@ def test_frozen_it_is_frozen_when_it_is_made_again(case):
 
 
 @cases("layer", "model")
+def test_made_frozen_it_is_frozen(case):
+    if not isinstance(case.owner, type) or case.path.startswith("training."):
+        pytest.skip("made by a function, or made to train parts that are frozen one by one")
+    frozen = case.owner(**case.user_arguments, trainable=False)
+    for instance in (case.owner.from_config(frozen.get_config()), frozen):
+        case.model(instance)
+        assert not [weight.path for weight in instance.weights if weight.trainable]
+
+
+@cases("layer", "model")
 def test_symbolic_and_eager_shapes_and_types_agree(case):
     instance, arrays = case.make(), case.arrays()
     symbols = keras.tree.map_structure(lambda a: keras.KerasTensor(a.shape, dtype=str(a.dtype)), arrays)

@@ -1,4 +1,4 @@
-"""Deep Q-learning with symmetries: the tasks' own steps, training, returns, bad input."""
+"""Deep Q-learning: the gridworld, other tasks, playing, training, returns, bad input."""
 
 import subprocess
 import sys
@@ -6,116 +6,12 @@ import sys
 import keras
 import numpy as np
 import pytest
-from _control import RNG, each_task, q_network
+from _control import RNG, q_network
 
 import star_keras as sk
 from star_keras.applications import control
 from star_keras.applications.control import learning, playing
 from star_keras.exceptions import NonFiniteError, ShapeError
-from star_keras.groups import Linear, Permutation
-
-MIRROR = Permutation([[0, 1], [1, 0]])
-
-# --- symmetries -----------------------------------------------------------------------------------
-
-
-@each_task
-def test_the_step_of_a_task_follows_its_symmetry_from_every_kind_of_state(task):
-    symmetry = control.symmetry_of(task)
-    symmetry.check(task)
-    if task == "CartPole-v1":  # falling and running off the track, too
-        symmetry.check(task, states=RNG.uniform(-1, 1, (100, 4)) * [2.5, 3, 0.22, 3])
-    if task == "Acrobot-v1":  # near the goal, and as fast as the task allows
-        angles, speeds = RNG.uniform(-np.pi, np.pi, (100, 2)), RNG.uniform(-1, 1, (100, 2)) * [12, 28]
-        states = np.stack([np.cos(angles), np.sin(angles)], axis=-1).reshape(100, 4)
-        symmetry.check(task, states=np.concatenate([states, speeds], axis=1))
-
-
-def test_every_state_of_the_gridworld_has_the_symmetry():
-    world = control.make(control.GRIDWORLD).unwrapped
-    states = [(*cell, *goal) for cell in world.free for goal in world.free]
-    control.symmetry_of(control.GRIDWORLD).check(control.GRIDWORLD, np.array(states)[::23] / world.half)
-
-
-@each_task
-def test_one_wrong_number_in_a_symmetry_is_found(task):
-    right = control.symmetry_of(task)
-    wrong = np.array(right.states.matrices)
-    wrong[1:, :, 0] *= -1 if right.states.order == 2 else 1
-    rows = right.actions.rows if right.states.order == 2 else right.actions.rows[[0, 3, 2, 1]]
-    broken = control.Symmetry(Linear(wrong), Permutation(rows), right.place)
-    with pytest.raises(ValueError, match="does not have the symmetry: after element [13]"):
-        broken.check(task)
-
-
-def test_a_task_without_the_symmetry_is_refused_by_state_element_and_action():
-    symmetry = control.symmetry_of(control.GRIDWORLD)
-
-    def lopsided():
-        return control.make(control.GRIDWORLD, obstacles=[(1, 0)])
-
-    with pytest.raises(ValueError, match="element 1 of .*the state must follow. Received: .* by action 0"):
-        symmetry.check(lopsided, states=np.array([[0, 0, 1, 1]]) / 3)
-    symmetry.check(lopsided, states=np.array([[3, 3, -1, -1]]) / 3)  # far from the obstacle there is none
-    with pytest.raises(ValueError, match="does not have the symmetry"):
-        symmetry.check(lopsided)
-
-
-@pytest.mark.parametrize("what", ["reward", "end"])
-def test_rewards_and_ends_have_to_follow_too(what):
-    import gymnasium
-
-    class Uneven(gymnasium.Wrapper):
-        unwrapped = property(lambda self: self)
-        place = property(lambda self: self.env.unwrapped.place)
-
-        def step(self, action):
-            state, reward, end, cut, facts = self.env.step(action)
-            right = state[0] > 0
-            return state, reward - (what == "reward") * right, end or (what == "end" and right), cut, facts
-
-    with pytest.raises(ValueError, match=f"the {what} must follow"):
-        control.symmetry_of(control.GRIDWORLD).check(lambda: Uneven(control.make(control.GRIDWORLD)))
-
-
-def test_the_mountain_car_is_symmetric_in_its_valley_alone():
-    symmetry = control.symmetry_of("MountainCar-v0")
-    valley = RNG.uniform([-0.9, -0.06], [-0.2, 0.06], (50, 2))
-    symmetry.check("MountainCar-v0", states=valley)
-    with pytest.raises(ValueError, match="does not have the symmetry"):
-        symmetry.check("MountainCar-v0", states=[[0.45, 0.06]])
-
-
-def test_a_quarter_turn_is_the_one_worked_by_hand():
-    symmetry = control.symmetry_of(control.GRIDWORLD)
-    turned = np.array(symmetry.states.act(1, np.array([1.0, 0.0, 0.5, -0.5], "float32")))
-    np.testing.assert_allclose(turned, [0, 1, 0.5, 0.5], atol=1e-6)
-    assert symmetry.actions.rows[1].tolist() == [1, 2, 3, 0]  # right becomes up
-
-
-@pytest.mark.parametrize(
-    ("error", "message", "make"),
-    [
-        (ValueError, "same composition table", lambda: control.Symmetry(
-            control.symmetry_of(control.GRIDWORLD).states, MIRROR)),
-        (ValueError, "a `groups.Permutation`", lambda: control.Symmetry(MIRROR, MIRROR.ids)),
-        (ValueError, "Symmetries are known of 'CartPole-v1'", lambda: control.symmetry_of("Pendulum-v1")),
-        (ValueError, "`place` must be", lambda: control.Symmetry(
-            Linear([np.eye(4), -np.eye(4)]), MIRROR).check("CartPole-v1")),
-        (ShapeError, "does not fit 'Acrobot-v1'.*axis -1 to be of size 4",
-         lambda: control.symmetry_of("CartPole-v1").check("Acrobot-v1")),
-        (ShapeError, "does not fit 'Acrobot-v1'.*axis -1 to be of size 2", lambda: control.Symmetry(
-            Linear([np.eye(6), -np.eye(6)]), MIRROR, print).check("Acrobot-v1")),
-        (ShapeError, "`actions` does not fit the network.*size 2", lambda: control.symmetry_of(
-            "CartPole-v1").wrap(sk.models.QNetwork(4, 3))),
-        (ShapeError, "`states` does not fit the network.*size 4", lambda: control.symmetry_of(
-            "CartPole-v1").wrap(sk.models.QNetwork(5, 2))),
-    ],
-)  # fmt: skip
-def test_what_does_not_fit_is_refused(error, message, make):
-    with pytest.raises(error, match=message):
-        make()
-
 
 # --- the gridworld --------------------------------------------------------------------------------
 
@@ -229,6 +125,63 @@ def test_an_episode_that_is_never_done_is_cut_off():
     world = lambda: control.make(control.GRIDWORLD, goals=[(0, 3)])  # noqa: E731
     returns = control.evaluate_returns(towards_the_goal(), world, episodes=4)
     assert returns.min() == -50
+
+
+def test_an_episode_without_an_end_is_cut_off_by_the_number_of_steps():
+    world = lambda: control.make(control.GRIDWORLD, goals=[(0, 3)]).unwrapped  # noqa: E731
+    returns = control.evaluate_returns(towards_the_goal(), world, episodes=4, max_steps=7)
+    assert returns.min() == -7
+
+
+class Subclassed(keras.Model):
+    """A network that keeps its shapes to itself."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def call(self, states):
+        return self.network(states)
+
+    def get_config(self):
+        return {"network": keras.saving.serialize_keras_object(self.network)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["network"]))
+
+
+def test_networks_that_do_not_tell_their_shapes_are_played_wrapped_and_trained():
+    network = q_network(hidden_units=(8,))
+    symmetry, hidden = control.symmetry_of("CartPole-v1"), Subclassed(network)
+    wrapped = sk.layers.EquiTune(network, symmetry.states, output_group=symmetry.actions)
+    for ours, theirs in (
+        (hidden, network),
+        (wrapped, symmetry.wrap(network)),
+        (symmetry.wrap(hidden), symmetry.wrap(network)),
+    ):
+        returns = [control.evaluate_returns(model, "CartPole-v1", 3) for model in (ours, theirs)]
+        np.testing.assert_array_equal(*returns)
+    learner = control.DQN(warmup=128, steps_per_epoch=128, updates_per_epoch=4)
+    for model in (Subclassed(q_network()), wrapped):
+        before = model.get_weights()
+        learner.train(model, "CartPole-v1", 128)
+        assert np.abs(model.get_weights()[0] - before[0]).max() > 0
+
+
+def test_networks_of_other_sizes_that_do_not_tell_their_shapes_are_refused():
+    with pytest.raises(ShapeError, match=r"values of actions of shape \(3,\)"):
+        control.evaluate_returns(Subclassed(sk.models.QNetwork(6, 2)), "Acrobot-v1")
+    with pytest.raises(ShapeError, match="`actions` does not fit the network.*size 2"):
+        control.symmetry_of("CartPole-v1").wrap(Subclassed(sk.models.QNetwork(4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("episodes", 0), ("episodes", 2.5), ("max_steps", 0), ("max_steps", None)]
+)
+def test_returns_of_no_episodes_or_no_steps_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be.*Received: {name}={value}"):
+        control.evaluate_returns(q_network(), "CartPole-v1", **{name: value})
 
 
 def test_values_that_are_no_numbers_are_an_error():
@@ -356,6 +309,35 @@ def test_a_loss_that_is_no_number_ends_the_training():
 def test_copies_that_do_not_divide_an_epoch_are_refused():
     with pytest.raises(ValueError, match="num_environments=7, steps_per_epoch=256"):
         control.DQN(num_environments=7)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"learning_rate": -1},
+        {"learning_rate": float("nan")},
+        {"batch_size": 0},
+        {"discount": 7},
+        {"memory": 0},
+        {"memory": -3},
+        {"warmup": -1},
+        {"updates_per_epoch": 1.5},
+        {"exploration": 0.1},
+        {"exploration": (1.0, 2.0)},
+        {"exploration_fraction": "all"},
+        {"num_environments": 0},
+    ],
+    ids=str,
+)
+def test_impossible_learners_are_refused(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"`{name}.* must be .*Received"):
+        control.DQN(**options)
+
+
+def test_training_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="`steps` must be.*steps=0"):
+        control.DQN().train(q_network(), "CartPole-v1", steps=0)
 
 
 @pytest.mark.slow

@@ -95,6 +95,34 @@ def test_boxes_and_labels_that_are_none_are_refused(boxes, labels, message):
         average_precision(boxes, labels, [found(BOX, [1.0])], num_classes=2)
 
 
+def test_broken_detections_are_no_perfect_ones():
+    for boxes, scores in ((BOX, [np.nan]), ([[np.nan, 0, 10, 10]], [0.9]), ([[0, 0, np.inf, 10]], [0.9])):
+        with pytest.raises(NonFiniteError, match="detections must be finite. Received: .* for image 0"):
+            average_precision([BOX], [[0]], [found(boxes, scores)], num_classes=1)
+    for label in (-1, 2, 0.6):
+        with pytest.raises(
+            ValueError, match="must be whole and must lie in 0 .. 1. Received: .* for image 0"
+        ):
+            average_precision([BOX], [[0]], [found(BOX, [0.9], label=label)], num_classes=2)
+        with pytest.raises(ValueError, match="must be whole and must lie in 0 .. 1. Received"):
+            average_precision([BOX], [[label]], [found(BOX, [0.9])], num_classes=2)
+    with pytest.raises(ValueError, match="from left to right.*for image 0"):
+        average_precision([BOX], [[0]], [found([[10, 0, 0, 10]], [0.9])], num_classes=1)
+    with pytest.raises(ShapeError, match=r"boxes of shape \(1, 4\) and \(2,\) values"):
+        average_precision([BOX], [[0]], [(np.array(BOX), np.zeros(1), np.ones(2))], num_classes=1)
+
+
+def test_a_detection_without_area_is_a_false_alarm():
+    flat = [[3.0, 3.0, 3.0, 8.0]]
+    assert average_precision([BOX], [[0]], [found(flat, [0.9])], num_classes=1).ap == 0
+
+
+def test_another_backend_is_refused_before_anything_is_trained(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match="needs the backend tensorflow.*Received: the backend torch"):
+        detection(None, None, None, num_classes=2)
+
+
 def test_the_pyramid_is_computed_once_and_packed_without_loss():
     network = backbone()
     maps, widths = frozen_maps(network, IMAGES, batch_size=4)

@@ -138,6 +138,14 @@ def test_impossible_dual_encoders_are_refused(error, changes):
         encoder(**changes)
 
 
+@pytest.mark.parametrize("labels", [np.eye(3)[LABELS], LABELS[:, None, None]], ids=["one-hot", "3 axes"])
+def test_labels_that_are_not_one_number_for_each_pair_are_refused(labels):
+    model = small_encoder()
+    model.compile("sgd")
+    with pytest.raises(ShapeError, match=r"one whole number for each pair.*Received: shape .*argmax"):
+        model.fit(PAIRS, labels, verbose=0)
+
+
 def test_images_of_another_size_and_weights_of_pairs_are_refused():
     model = small_encoder()
     with pytest.raises(ShapeError, match="Received"):

@@ -1,5 +1,7 @@
 """Few-shot episodes: the classifier, the draw, and what is refused."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -96,9 +98,28 @@ def test_small_classes_are_left_out_and_short_ones_drawn_again():
         ({"labels": np.zeros(140, int)}, "ways=5 classes with more than shots=1 images. Received: 1 such"),
         ({"shots": 20}, "more than shots=20 images. Received: 0 such classes of 7"),
         ({"ways": 1}, "`ways` must be a whole number of at least 2. Received: ways=1"),
-        ({"shots": 0}, "`shots` must be a whole number of at least 1. Received: shots=0"),
+        ({"shots": 0}, "`shots` must be a positive whole number. Received: shots=0"),
+        ({"ways": 5.0}, "`ways` must be a positive whole number. Received: ways=5.0"),
+        ({"episodes": float("nan")}, "`episodes` must be a positive whole number. Received: episodes=nan"),
     ],
 )
 def test_what_no_episode_can_be_made_of_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         few_shot(**{"features": FEATURES, "labels": LABELS, "episodes": 2, **change})
+
+
+def test_memory_does_not_grow_with_wide_features_and_many_episodes():
+    features = RNG.normal(size=(200, 512)).astype("float32")
+    tracemalloc.start()
+    few_shot(features, np.arange(200) % 5, episodes=400)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3e8  # all at once would be 140 MB thrice and more
+
+
+@pytest.mark.parametrize("width", [6, 300])
+def test_the_number_of_episodes_at_a_time_does_not_matter(width, monkeypatch):
+    features = RNG.normal(size=(140, width))
+    whole = few_shot(features, LABELS, episodes=40)
+    monkeypatch.setattr(episodes, "_BLOCK_ENTRIES", 1)
+    assert few_shot(features, LABELS, episodes=40) == whole

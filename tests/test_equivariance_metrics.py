@@ -10,8 +10,8 @@ from sklearn.preprocessing import StandardScaler
 import star_keras as sk
 from star_keras.evaluation import equivariance_metrics
 from star_keras.evaluation.equivariance import prediction_scores
-from star_keras.evaluation.regression import ridge, variance_explained
-from star_keras.exceptions import ShapeError
+from star_keras.evaluation.regression import ridge, ridge_by_groups, variance_explained
+from star_keras.exceptions import NonFiniteError, ShapeError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (24, 8, 8, 3), dtype="uint8")
@@ -76,10 +76,47 @@ def test_perfect_predictions_score_one_and_constant_ones_what_guessing_does():
     assert found["gain"] == pytest.approx(0, abs=1e-6)
 
 
+def peer_of_ridge(penalty, inputs, targets):
+    return make_pipeline(StandardScaler(), Ridge(penalty * len(inputs))).fit(inputs, targets)
+
+
 def test_ridge_is_that_of_scikit_learn():
     inputs, targets = RNG.normal(size=(50, 6)) * 7 + 3, RNG.normal(size=(50, 2))
-    peer = make_pipeline(StandardScaler(), Ridge(alpha=0.1 * 50)).fit(inputs, targets)
-    np.testing.assert_allclose(ridge(inputs, targets, 0.1)(inputs), peer.predict(inputs), atol=1e-10)
+    expected = peer_of_ridge(0.1, inputs, targets).predict(inputs)
+    np.testing.assert_allclose(ridge(inputs, targets, 0.1)(inputs), expected, atol=1e-10)
+
+
+def test_the_penalty_of_each_column_is_the_best_on_the_last_fifth_of_the_groups():
+    inputs, targets = RNG.normal(size=(30, 4, 60)), RNG.normal(size=(30, 4, 3))
+    targets[..., 0] += 3 * inputs[..., 0]
+    answers = ridge_by_groups(inputs, targets)(inputs.reshape(-1, 60))
+    inputs, targets = inputs.reshape(-1, 60), targets.reshape(-1, 3)
+    kept, penalties = 24 * 4, np.logspace(-3, 4, 15)
+    errors = np.array(
+        [
+            np.sum(
+                (peer_of_ridge(p, inputs[:kept], targets[:kept]).predict(inputs[kept:]) - targets[kept:])
+                ** 2,
+                0,
+            )
+            for p in penalties
+        ]
+    )
+    chosen = penalties[errors.argmin(axis=0)]
+    assert chosen[0] < 1 < chosen[1:].min()
+    for column, penalty in enumerate(chosen):
+        expected = peer_of_ridge(penalty, inputs, targets[:, column]).predict(inputs)
+        np.testing.assert_allclose(answers[:, column], expected, atol=1e-9)
+
+
+def test_wide_features_that_ignore_the_view_explain_about_nothing():
+    features, actions = RNG.normal(size=(200, 90)), RNG.normal(size=(200, 6, 3))
+    inputs, rows = np.repeat(features[:, None], 6, axis=1), slice(100, 200)
+    truth = actions[rows].reshape(-1, 3)
+    fixed = ridge(inputs[:100].reshape(-1, 90), actions[:100].reshape(-1, 3))
+    assert variance_explained(truth, fixed(inputs[rows].reshape(-1, 90)))[0] < -0.5
+    chosen = ridge_by_groups(inputs[:100], actions[:100])
+    assert variance_explained(truth, chosen(inputs[rows].reshape(-1, 90)))[0] == pytest.approx(0, abs=0.02)
 
 
 def test_variance_explained_pools_columns_and_leaves_constant_ones_out():
@@ -107,6 +144,30 @@ def test_pixels_predict_where_a_flip_takes_them_to():
     assert found.gain > 0.001 and found.prediction_error < 0.2
 
 
+def test_what_never_varies_cannot_be_read_nor_retrieved():
+    never = sk.augmentation.HorizontalFlip(probability=0.0)
+    found = equivariance_metrics(backbone(Means()), IMAGES, never, views=4)
+    assert np.isnan(found.prediction_error) and np.isnan(found.r2)
+    told = found.to_dict()
+    assert told["prediction_error"] is told["r2"] is told["r2_by_column"]["flip"] is None
+    assert told["mrr"] == pytest.approx(told["floors"]["mrr"])
+
+
+def test_numbers_that_are_not_finite_are_told_of_the_image_and_of_the_part_that_has_them():
+    images = IMAGES.astype("float32")
+    images[3] = np.nan
+    flip = sk.augmentation.HorizontalFlip()
+    with pytest.raises(NonFiniteError, match=r"1 of 24 images, the first at \[3\]"):
+        equivariance_metrics(backbone(Means()), images, flip, views=3)
+
+    class Broken(sk.augmentation.HorizontalFlip):
+        def apply(self, images, parameters):
+            return super().apply(images, parameters) * float("nan")
+
+    with pytest.raises(NonFiniteError, match="look at the backbone's weights"):
+        equivariance_metrics(backbone(Means()), IMAGES, Broken(), views=3)
+
+
 def test_result_does_not_depend_on_the_batch_size_and_repeats_with_its_seed():
     model = sk.models.load("star-resnet20", part="pretraining")
     images = RNG.integers(0, 256, (6, 32, 32, 3), dtype="uint8")
@@ -124,6 +185,12 @@ def test_result_does_not_depend_on_the_batch_size_and_repeats_with_its_seed():
         ({"predictor": "own"}, "no predictor of its own.*Received"),
         ({"predictor": "mine"}, "`predictor` must be one of"),
         ({"views": 1}, "at least 2 views"),
+        ({"views": 2.5}, "`views` must be a positive whole number. Received: views=2.5"),
+        (
+            {"fit_fraction": float("nan")},
+            "`fit_fraction` must be a finite number.*Received: fit_fraction=nan",
+        ),
+        ({"images": [IMAGES[0], IMAGES[1, :5]]}, "Received: images of several shapes"),
         ({"images": IMAGES[:3]}, "2 images to fit and 2 to measure. Received: .* of 3 images"),
     ],
 )

@@ -27,7 +27,7 @@ from _sequences import (
 import star_keras as sk
 from star_keras.applications.scan import cross_entropy, word_group
 from star_keras.data.scan import END, PADDING
-from star_keras.exceptions import ConfigError
+from star_keras.exceptions import ConfigError, NonFiniteError
 from star_keras.models import EquivariantSequenceToSequence, weights
 from star_keras.models.decoding import GreedyDecoder
 
@@ -203,6 +203,23 @@ def test_parts_that_do_not_fit_together_are_refused():
         EquivariantSequenceToSequence(model, ORDERS[2], combine="word")
     with pytest.raises(ConfigError, match="`proxy`.*'confidence', 'entropy', 'max_value'.*regard"):
         EquivariantSequenceToSequence(model, ORDERS[2], "argmin", proxy="regard")
+    with pytest.raises(ConfigError, match="`hidden_units`.*Received: 5"):
+        EquivariantSequenceToSequence(model, ORDERS[2], "lambda", hidden_units=5)
+
+
+@pytest.mark.fault(57)
+@pytest.mark.parametrize("combine", ["step", "sentence"])
+@pytest.mark.parametrize("options", [{"weighting": "lambda"}, *(
+    {"weighting": "argmin", "proxy": proxy} for proxy in ("confidence", "entropy", "max_value")
+)], ids=str)  # fmt: skip
+def test_members_that_cannot_be_ranked_are_an_error(combine, options):
+    model = equivariant(2, combine=combine, **options)
+    broken = model.model.logits if options["weighting"] == "argmin" else model.model.bridges[0]
+    bias = array(broken.bias).copy()
+    bias[-1] = np.nan
+    broken.bias.assign(bias)
+    with pytest.raises(NonFiniteError, match="must be numbers. Received: nan"):
+        model(INPUTS)
 
 
 # --- files, training, translation -----------------------------------------------------------------

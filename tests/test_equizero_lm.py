@@ -44,6 +44,31 @@ def test_the_best_continuation_of_all_groups_is_taken_chunk_by_chunk():
     np.testing.assert_array_equal(found, text)
 
 
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_texts_stop_with_a_token_and_those_of_moved_prompts_stop_alike(chunk):
+    (stop,), prompts = language.token_ids(["he"], TOKENIZER), about("king", "queen", "prince", "duke")
+    model = equizero(chunk=chunk)
+    found = model.generate(prompts, 9, seed=1, stop=stop)
+    assert found.shape == (4, 12)
+    for text, whole in zip(found[:, 3:], model.generate(prompts, 9, seed=1)[:, 3:], strict=True):
+        end = list(text).index(stop) if stop in text else len(text)
+        assert (text[end:] == stop).all()
+        if chunk == 1:  # longer ones may be chosen for what comes after the stop
+            np.testing.assert_array_equal(text[:end], whole[:end])
+    assert 0 < (found[:, -1] == stop).sum() < len(found)
+    for moved in MOVED["ranks"]:
+        np.testing.assert_array_equal(model.generate(moved[prompts], 9, seed=1, stop=stop), moved[found])
+
+
+def test_a_text_is_judged_without_what_fills_it_up():
+    judged = []
+    model = equizero(score=lambda texts: judged.extend(texts) or goodness(texts), chunk=4)
+    (stop,) = language.token_ids(["bad"], TOKENIZER)
+    model.model.table[:, stop] += 99
+    assert (model.generate(about("king"), 9, stop=stop)[:, 3:] == stop).all()
+    assert judged == ["the king was bad", "the duke was bad", "the prince was bad"]
+
+
 def test_it_speaks_better_than_the_model_alone():
     prompts = about(*["king", "duke", "prince"] * 40)
     alone, chosen = language.generate(Bigrams(), prompts, 8), equizero().generate(prompts, 8)

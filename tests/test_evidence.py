@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from _prepared import write_prepared
 
 from star_keras import data
 
@@ -45,7 +46,24 @@ def test_evidence_on_mixtures_goes_on_and_is_compared(printed):
     for picture in ("runs", "experts"):
         content = pathlib.Path(f"moe_collapse_fashion_mnist_smoke_{picture}.png").read_bytes()
         assert content.startswith(b"\x89PNG")
-    assert "| experts on pixels |" in again and "accuracy: snnl - baseline" in again
+    assert "| experts on pixels |" in again and "- dead experts: snnl - baseline" in again
+    # Two seeds have no p value.
+    assert "- accuracy on fashion_mnist: " in again and ", p nan among 1 sets (Holm): within noise" in again
+
+
+@pytest.mark.slow
+def test_evidence_on_mixtures_has_a_full_recipe_and_reads_prepared_sets(printed, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    splits = {
+        name: (rng.integers(0, 256, (count, 32, 32, 3), "uint8"), np.arange(count) % 100)
+        for name, count in (("train", 300), ("test", 100))
+    }
+    write_prepared(tmp_path, "cifar100", **splits)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    text = printed("moe_collapse", "--data", "cifar100", "--full")
+    assert finished_runs(text) == 3 + 2 and "cifar100: mean and deviation over 1 seeds" in text
+    lines = pathlib.Path("moe_collapse_cifar100_smoke_full.jsonl").read_text().splitlines()
+    assert [json.loads(line)["method"] for line in lines] == ["baseline", "snnl"]
 
 
 @pytest.mark.slow
@@ -119,6 +137,28 @@ def test_evidence_on_commands_judges_each_ordering(printed):
     assert [path.name for path in pathlib.Path("models").iterdir()] == ["add_jump-gru-0"]
 
 
+def test_evidence_on_commands_judges_what_two_seeds_or_more_have_of_both(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EVIDENCE))
+    scan = importlib.import_module("equitune_scan")
+    plan = [run for seed in (0, 1, 2) for run in each_run(scan, seed)]
+    rows = [{**run, "exact_match": 0.1 + 0.2 * number / len(plan)} for number, run in enumerate(plan)]
+    scan.print_verdicts(rows)
+    lines = capsys.readouterr().out.splitlines()
+    # By sentence and by step two each, λ for each order, fine-tuning of four methods, and one between two.
+    assert len(lines) == 1 + (4 + 2 + 4 + 1) + (4 + 1 + 4 + 1)
+    assert sum("λ-equitune above equitune" in line for line in lines) == 3
+    assert sum("fine-tuned above zero-shot" in line for line in lines) == 8
+    scan.print_verdicts([row for row in rows if row["seed"] == 0 or row["stage"] == "zero-shot"])
+    assert "fine-tuned" not in capsys.readouterr().out
+
+
+def each_run(scan, seed):
+    for task in scan.TASKS:
+        model = {"task": task, "cell": "gru", "seed": seed}
+        yield from scan.zero_shot(model, smoke=False)
+        yield from scan.trained(model, smoke=False)
+
+
 @pytest.mark.slow
 def test_evidence_on_other_mixtures_judges_each(printed):
     text = printed("moe_variants")
@@ -127,10 +167,14 @@ def test_evidence_on_other_mixtures_judges_each(printed):
 
 
 @pytest.mark.slow
-def test_evidence_on_detection_judges(data_folder, printed):
+def test_evidence_on_detection_judges(data_folder, printed, monkeypatch):
     text = printed("detection")
     assert len(results("detection")) == finished_runs(text) == 2 + 2 * 2
     assert "| random initialisation |" in text and "AP: star-resnet20 - random" in text
+    monkeypatch.syspath_prepend(str(EVIDENCE))
+    random = importlib.import_module("detection").Experiment(smoke=True).backbone("random", seed=1)
+    means = [weight for weight in random.weights if weight.name == "moving_mean"]
+    assert means and all(np.any(weight.numpy()) for weight in means)
 
 
 @pytest.mark.slow
@@ -152,23 +196,23 @@ def test_evidence_on_rotations_of_the_plane_judges(printed):
 
 
 @pytest.mark.slow
-def test_evidence_on_pretraining_compares_and_draws_methods(printed, monkeypatch):
-    first, again = printed("comparison"), printed("comparison")
-    rows = results("comparison")
-    assert len(rows) == finished_runs(first) == 2 * 2 and not finished_runs(again)
+def test_evidence_on_pretraining_compares_and_draws_methods(data_folder, printed):
+    first, again = printed("comparison"), printed("comparison", "--detect")
+    rows, detected = results("comparison"), results("comparison_detection")
+    assert len(rows) == finished_runs(first) == 2 * 2 and len(detected) == finished_runs(again) == 2 * 2
     assert "STAR, 8 experts beside SimCLR\n- CIFAR-10, %: better by " in again
-    assert again.count("min/max of experts") == 2
+    assert again.count("min/max of experts") == again.count("\n| chance |") == 2 + ("sets" in rows[0])
+    assert "| STAR, 8 experts |" in again and "\n4. routing: an expert near 1, others near 0: " in again
+    assert "| | AP of cells, % | AP50 | AP75 |" in again and "| | AP of cells, %" not in first
     for row in rows:
         assert ("neighbors" in row) == (row["seed"] == 0)
         assert ("own_mrr" in row) == ("routing" in row) == (row["method"] == "star 8")
         assert row["transfer"] == np.mean(list(row["sets"].values()))
-    # Every method has the measures of one that was run, which is enough for pictures.
-    monkeypatch.syspath_prepend(str(EVIDENCE))
-    comparison = importlib.import_module("comparison")
-    routed = [row for row in rows if row["method"] == "star 8"]
-    comparison.draw([{**row, "method": method} for row in routed for method in comparison.METHODS], "all")
-    for picture in ("all_experts.png", "all_neighbors.png"):
-        assert pathlib.Path(picture).read_bytes().startswith(b"\x89PNG")
+        assert row["floors"]["error"] == 1 and row["floors"]["mrr"] == 0.75
+    folders = {path.name for path in pathlib.Path("runs/comparison").iterdir()}
+    assert "smoke star 8 1 mixed_bfloat16" in folders and len(folders) == 4
+    for picture in ("routing", "matrix"):
+        assert pathlib.Path(f"comparison_smoke_{picture}.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 """GPT: its size, its files, what no token sees; and that of keras-hub, which it equals."""
 
+import re
+
 import numpy as np
 import pytest
-from _language import RNG, TEXTS, TOKENIZER, array, small_gpt
+from _language import RANKS, RNG, TEXTS, TOKENIZER, array, small_gpt
+from keras import ops
 
 import star_keras as sk
 from star_keras.applications import language
@@ -53,6 +56,14 @@ def test_gpt2_of_keras_hub_becomes_fair(gpt2):
     np.testing.assert_array_equal(array(group.ids.act(1, first)), second)
     with pytest.raises(ValueError, match="'man', which is 3 tokens"):
         language.word_group([["man", " wan"]], tokenizer)
+
+
+def test_gpt2_of_keras_hub_is_read_from_a_preset(gpt2, tmp_path):
+    gpt2.save_to_preset(str(tmp_path / "gpt2"))
+    (model, tokenizer), (expected, _) = map(language.load_gpt2, (str(tmp_path / "gpt2"), gpt2))
+    ids = RNG.integers(0, 13, (3, 7)).astype("int32")
+    np.testing.assert_allclose(array(model(ids)), array(expected(ids)), atol=1e-6)
+    assert tokenizer.encode(" man a wan") == [8, 12, 11]
 
 
 def test_gpt2_without_tokenizer_and_what_is_no_gpt2(gpt2):
@@ -116,6 +127,35 @@ def test_a_step_past_the_end_of_the_cache_is_refused():
     _, cache = model.step(np.array([[1, 2, 3]]), cache, position=0)
     with pytest.raises(ShapeError, match="cache holds 4 tokens. Received: 2 more at position 3"):
         model.step(np.array([[1, 2]]), cache, position=3)
+
+
+def test_positions_are_whole_numbers_of_any_kind():
+    model = small_gpt()
+    expected, cache = model.step(TEXTS[:, :2], model.empty_cache(4, 6), 0)
+    for zero in (np.int64(0), ops.convert_to_tensor(0, "int32")):
+        logits, _ = model.step(TEXTS[:, :2], model.empty_cache(4, 6), zero)
+        np.testing.assert_allclose(array(logits), array(expected), atol=1e-6)
+    assert model.step(TEXTS[:, :4], cache, np.uint8(2))[0].shape == (4, 13)
+    with pytest.raises(ShapeError, match="cache holds 6 tokens. Received: 4 more at position 3"):
+        model.step(TEXTS[:, :4], cache, np.int64(3))
+    for position in (-1, np.int64(-2), 1.5, True, "0", None):
+        with pytest.raises(ValueError, match=f"`position`.*Received: position={re.escape(repr(position))}"):
+            model.step(TEXTS[:, :2], cache, position)
+
+
+@pytest.mark.parametrize("token", [13, -1])
+def test_ids_outside_the_vocabulary_are_refused(token):
+    ids, model = np.array([[1, token]]), small_gpt()
+    cache = model.empty_cache(1, 4)
+    fair = language.EquiLM(model, RANKS)
+    for use in (
+        lambda: model(ids),
+        lambda: model.step(ids, cache, 0),
+        lambda: fair(ids),
+        lambda: RANKS.ids.act(1, ids),
+    ):
+        with pytest.raises(ValueError, match=f"0 .. 12.*Received: .*{token}"):
+            use()
 
 
 def test_texts_beyond_the_context_are_refused():

@@ -1,5 +1,6 @@
 """Fair text: groups of words, EquiLM, EquizeroLM and how they generate."""
 
+import functools
 import itertools
 
 import keras
@@ -124,6 +125,21 @@ def test_total_variation_is_half_the_sum_of_differences():
     np.testing.assert_allclose(language.total_variation(model, RANKS, TEXTS)[1], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "error,message,ids",
+    [
+        (ShapeError, "lengths", [[1, 2], [3]]),
+        (ValueError, "shape .3,.", [1, 2, 3]),
+        (ValueError, "shape .0, 4.", np.zeros((0, 4), "int32")),
+        (ValueError, "from 1 to 13", [[1, 13]]),
+        (ValueError, "float64", [[0.5]]),
+    ],
+)
+def test_the_variation_of_what_is_no_text_is_refused(error, message, ids):
+    with pytest.raises(error, match=f"`token_ids`.*{message}"):
+        language.total_variation(small_gpt(), RANKS, ids)
+
+
 def test_the_inverse_is_not_the_element_itself():
     """A group of order 2 would hide it: moved forwards twice, logits of order 3 do not come back."""
     model = small_gpt()
@@ -235,6 +251,8 @@ def test_what_is_drawn_depends_on_seed_and_row_not_on_the_neighbours():
         (ValueError, "from 1 to 13", dict(prompts=[[1, 13]])),
         (ValueError, "from -1 to 1", dict(prompts=[[1, -1]])),
         (ValueError, "float64", dict(prompts=[[0.5]])),
+        (ValueError, "whole numbers.*'the king'", dict(prompts=[["the king"]])),
+        (ShapeError, "of one length", dict(prompts=[[1, 2], 3])),
         (ValueError, "length=0", dict(length=0)),
         (ValueError, "length=True", dict(length=True)),
         (ValueError, "temperature=0", dict(temperature=0)),
@@ -246,6 +264,10 @@ def test_what_is_drawn_depends_on_seed_and_row_not_on_the_neighbours():
         (ValueError, "top_k=1.5", dict(top_k=1.5)),
         (ValueError, "seed=-1", dict(seed=-1)),
         (ValueError, "seed=None", dict(seed=None)),
+        (ValueError, "`stop`.*stop=13", dict(stop=13)),
+        (ValueError, "`stop`.*stop=.-1.", dict(stop=[-1])),
+        (ValueError, "`stop`.*stop=1.5", dict(stop=1.5)),
+        (ValueError, "`stop`.*stop='was'", dict(stop="was")),
     ],
     ids=str,
 )
@@ -257,6 +279,48 @@ def test_what_cannot_be_generated_is_refused(kind, error, message, arguments):
             equizero(model=Bigrams()).generate(**arguments)
         else:
             language.generate(Bigrams(), **arguments)
+
+
+def stopped_by_hand(texts, start, stop):
+    """Texts that repeat the first of `stop` that they say from `start` on."""
+    texts = texts.copy()
+    for text in texts:
+        ends = np.flatnonzero(np.isin(text[start:], stop))
+        if len(ends):
+            text[start + ends[0] :] = text[start + ends[0]]
+    return texts
+
+
+@pytest.mark.parametrize("stop", [8, [0, 8, 9]], ids=str)
+def test_a_text_is_what_it_was_up_to_the_token_that_stops_it(stop):
+    prompts = np.repeat(TEXTS[:1] * 0 + 8, 40, axis=0)  # what stands in a prompt stops nothing
+    without, found = (language.generate(Bigrams(), prompts, 9, seed=2, stop=s) for s in (None, stop))
+    np.testing.assert_array_equal(found, stopped_by_hand(without, 6, stop))
+    assert 0 < np.isin(found[:, -1], stop).sum() < 40 and (found != without).any()
+
+
+def test_decoding_ends_when_all_texts_have_stopped():
+    class Counted(Bigrams):
+        steps = 0
+
+        def step(self, token_ids, cache, position):
+            self.steps += 1
+            return super().step(token_ids, cache, position)
+
+    model = Counted()
+    model.table[:, 3] += 99
+    assert (language.generate(model, TEXTS, 9, stop=3)[:, 6:] == 3).all() and model.steps == 1
+    language.generate(model, TEXTS, 9)
+    assert model.steps == 1 + 9
+
+
+def test_a_token_that_the_group_moves_stops_nothing_fair():
+    king, was = language.token_ids(["king", "was"], TOKENIZER)
+    fair = language.EquiLM(small_gpt(), RANKS)
+    assert language.generate(fair, TEXTS, 2, stop=was).shape == (4, 8)
+    for generate in (functools.partial(language.generate, fair), equizero().generate):
+        with pytest.raises(ValueError, match=f"`stop` must not be moved by the group.*token {king}"):
+            generate(TEXTS, 2, stop=[was, king])
 
 
 def test_a_model_that_says_nan_is_not_sampled_from():

@@ -103,6 +103,11 @@ def test_every_run_of_a_method_is_a_point():
     [
         (lambda: plots.correlations({"one": np.ones((2, 3))}), "must be square. Received: 'one'"),
         (lambda: plots.correlations({}), "`matrices` must be a filled dict"),
+        (lambda: plots.correlations({"one": np.full((2, 2), np.nan)}), "'one' must have finite values"),
+        (
+            lambda: plots.retrieval(IMAGES[:3], IMAGES[:2], {"one": nearest_images(np.eye(3), np.eye(3), 1)}),
+            "Indices must be 0 to 1. Received: 0 to 2 of 'one'",
+        ),
         (lambda: plots.methods({"accuracy": {"one": [np.nan]}}), "finite values"),
         (lambda: plots.group_errors({"one": [-1.0, 2.0]}), "must not be negative"),
         (lambda: plots.over_experts({"accuracy": {"one": [0.1]}}, [2, 4]), "2 numbers and 1 rows of 'one'"),

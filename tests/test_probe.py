@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 import star_keras as sk
-from star_keras.evaluation import extract_features, linear_probe, nearest_neighbors
+from star_keras.evaluation import embedding_spread, extract_features, linear_probe, nearest_neighbors
 from star_keras.evaluation.logistic import Logistic
 from star_keras.exceptions import NonFiniteError, ShapeError
 
@@ -147,6 +147,43 @@ def test_length_of_features_does_not_matter_to_neighbours():
     assert one == nearest_neighbors(FEATURES, LABELS, TEST_FEATURES * lengths, TEST_LABELS)
 
 
+@pytest.mark.parametrize("factor", [1e20, 1e-24])
+def test_lengths_whose_squares_leave_float32_do_not_matter_either(factor):
+    one = nearest_neighbors(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS)
+    rows = [(factor * features).astype("float32") for features in (FEATURES, TEST_FEATURES)]
+    assert nearest_neighbors(rows[0], LABELS, rows[1], TEST_LABELS) == one
+    assert embedding_spread(rows[0]) == pytest.approx(embedding_spread(FEATURES), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "probe, change, message",
+    [
+        (nearest_neighbors, {"k": 2.0}, "`k` must be a positive whole number. Received: k=2.0"),
+        (
+            nearest_neighbors,
+            {"k": 121},
+            "`k` must lie between 1 and the 120 training images. Received: k=121",
+        ),
+        (linear_probe, {"weights": [[1.0, 2.0]]}, "a number or a list of numbers. Received"),
+        (linear_probe, {"weights": ["small"]}, "a number or a list of numbers. Received"),
+        (linear_probe, {"weights": []}, "a number or a list of numbers. Received"),
+        (linear_probe, {"weights": [1.0, -1.0]}, "must be positive and finite. Received"),
+        (linear_probe, {"validation_fraction": float("nan")}, "`validation_fraction` must be a finite"),
+        (linear_probe, {"validation_fraction": 0.001}, "at least one image on both sides"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_a_reason(probe, change, message):
+    with pytest.raises(ValueError, match=message):
+        probe(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS, **change)
+
+
+@pytest.mark.parametrize("probe", [linear_probe, nearest_neighbors])
+def test_an_unknown_metric_is_refused_before_anything_is_fitted(probe, monkeypatch):
+    monkeypatch.setattr(Logistic, "solve", lambda *_: pytest.fail("fitted"))
+    with pytest.raises(ValueError, match="`metric` must be one of"):
+        probe(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS, metric="top2")
+
+
 @pytest.mark.parametrize("probe", [linear_probe, nearest_neighbors])
 @pytest.mark.parametrize(
     "broken, message",
@@ -156,9 +193,11 @@ def test_length_of_features_does_not_matter_to_neighbours():
         ((FEATURES, LABELS * 0, TEST_FEATURES, TEST_LABELS * 0), "at least two classes"),
         ((FEATURES, LABELS, TEST_FEATURES, TEST_LABELS + 2), "occur in"),
         ((FEATURES, LABELS / 1.0, TEST_FEATURES, TEST_LABELS), "integers"),
-        ((FEATURES[:0], LABELS[:0], TEST_FEATURES, TEST_LABELS), "filled"),
+        ((FEATURES[:0], LABELS[:0], TEST_FEATURES, TEST_LABELS), "with at least 1 rows"),
+        ((FEATURES.astype(str), LABELS, TEST_FEATURES, TEST_LABELS), "must be numbers. Received: type <U"),
+        ((FEATURES, LABELS, TEST_FEATURES.astype(object), TEST_LABELS), "numbers. Received: type object"),
     ],
-    ids=["lengths", "widths", "one class", "unknown label", "float labels", "empty"],
+    ids=["lengths", "widths", "one class", "unknown label", "float labels", "empty", "text", "objects"],
 )
 def test_wrong_arrays_are_refused_with_a_reason(probe, broken, message):
     with pytest.raises(ValueError, match=message):
@@ -194,6 +233,18 @@ def test_layers_have_features_and_maps_are_refused():
         extract_features(keras.layers.ReLU(), images)
     with pytest.raises(ValueError, match="at least one image"):
         extract_features(keras.layers.GlobalAveragePooling2D(), images[:0])
+
+
+def test_images_must_be_one_array_of_the_size_that_the_backbone_takes(backbone):
+    images = np.zeros((3, 8, 8, 3))
+    with pytest.raises(ShapeError, match=r"of shape \(8, 8, 3\); give one as `image\[None\]`"):
+        extract_features(backbone, images[0])
+    with pytest.raises(
+        ShapeError, match=r"of shape \(8, 8, 3\). Received: .*\(3, 8, 6, 3\); resize the images"
+    ):
+        extract_features(backbone, images[:, :, :6])
+    with pytest.raises(ShapeError, match="Received: images of several shapes; resize"):
+        extract_features(backbone, [images[0], images[1, :5]])
 
 
 def test_features_that_are_not_finite_are_refused(backbone):

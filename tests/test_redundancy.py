@@ -64,6 +64,16 @@ def test_copies_and_constants_add_no_direction():
     np.testing.assert_allclose(found.correlations, canonical_correlation(X, Y).correlations, atol=1e-9)
 
 
+def test_the_directions_that_were_compared_are_counted():
+    wide, narrow = RNG.normal(size=(2000, 128)) + 5, RNG.normal(size=(2000, 3))
+    doubled = np.concatenate([narrow, narrow], axis=1)
+    assert canonical_correlation(wide.astype("float32"), doubled).directions == (128, 3)
+    coarse = canonical_correlation((wide * np.logspace(0, -3, 128)).astype("float16"), doubled)
+    assert coarse.directions[0] <= 128 and len(coarse.correlations) == min(coarse.directions)
+    assert coarse.to_dict()["directions"] == list(coarse.directions)
+    assert canonical_correlation(np.ones((9, 2)), narrow[:9]).directions == (0, 3)
+
+
 def test_a_constant_side_has_nothing_in_common():
     found = canonical_correlation(np.full((300, 3), 0.1), Y)
     assert (found.mean, found.floor, len(found.correlations)) == (0, 0, 0)

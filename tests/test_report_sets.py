@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from star_keras import evaluation, models, reports
+from star_keras.__main__ import main
 
 SETTINGS = evaluation.ReportSettings(count=12, seeds=(0,), images=4, views=2, episodes=2, untrained=False)
 RNG = np.random.default_rng(0)
@@ -56,3 +57,28 @@ def test_classes_that_were_not_trained_on_are_told_by_name(mine, tmp_path):
     write_images(tmp_path / "photos" / "test", ("cat", "zebra"))
     with pytest.raises(ValueError, match="of the classes of the training images. Received: zebra, where"):
         reports.measure(mine, tmp_path / "photos", settings=SETTINGS)
+
+
+def test_a_broken_image_stops_a_report_or_is_left_out(mine, tmp_path):
+    write_images(tmp_path / "photos" / "train", ("cat", "dog"))
+    write_images(tmp_path / "photos" / "test", ("cat", "dog"))
+    (tmp_path / "photos" / "test" / "cat" / "0.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="1 of 12 images cannot be decoded"):
+        reports.measure(mine, tmp_path / "photos", settings=SETTINGS)
+    with pytest.warns(UserWarning, match="Skipped: 1 of 12 images"):
+        document = reports.measure(mine, tmp_path / "photos", settings=SETTINGS, on_error="skip")
+    assert len(document.test_labels) == 11
+
+
+def test_the_command_line_leaves_broken_images_out_where_it_is_told(monkeypatch):
+    taken = []
+
+    def measure(*arguments):
+        taken.append(arguments)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(reports, "measure", measure)
+    for words, told in (([], "raise"), (["--on-error", "skip"], "skip")):
+        assert main(["evaluate", "star-resnet20", *words]) == 2
+        *_, command, on_error = taken.pop()
+        assert on_error == told and ("--on-error skip" in command) == (told == "skip")

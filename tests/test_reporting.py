@@ -1,5 +1,7 @@
 """All measures of a model: the numbers of their functions, kept one by one, never those of something else."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from _reporting import SMALL, images, pretraining_model
 import star_keras as sk
 from star_keras import evaluation
 from star_keras.evaluation import Report, ReportSettings, report, reporting
+from star_keras.evaluation.table import shown_value
 from star_keras.exceptions import NonFiniteError, ShapeError
 
 TRAIN, TEST = images(40), images(30, seed=1)
@@ -184,6 +187,41 @@ def test_the_untrained_network_is_another_one_and_always_the_same(model):
     features = [evaluation.extract_features(own.backbone, TEST[0], verbose=0) for own in (model, one, other)]
     assert not np.allclose(features[0], features[1], atol=1e-2)
     np.testing.assert_array_equal(features[1], features[2])
+
+
+def test_the_untrained_network_is_that_of_its_seed_and_moves_no_generator(model):
+    def drawn():
+        return random.random(), np.random.random(), float(keras.random.uniform(()))
+
+    keras.utils.set_random_seed(3)
+    expected = drawn()
+    keras.utils.set_random_seed(3)
+    one = evaluation.untrained(model, TRAIN[0], seed=5, batch_size=8, steps=1)
+    assert drawn() == expected
+    keras.utils.set_random_seed(5)
+    two = type(model).from_config(model.get_config())
+    two.build(TRAIN[0].shape)
+    for weight, other in zip(one.trainable_weights, two.trainable_weights, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), other.numpy())
+
+
+def test_an_untrained_network_needs_images_that_fit(model):
+    with pytest.raises(ValueError, match="at least one image. Received: none"):
+        evaluation.untrained(model, TRAIN[0][:0])
+    with pytest.raises(ShapeError, match="give one as"):
+        evaluation.untrained(model, TRAIN[0][0])
+
+
+def test_what_does_not_apply_is_a_dash(model):
+    never = sk.augmentation.HorizontalFlip(probability=0.0)
+    config = model.get_config()
+    still = type(model).from_config(
+        {**config, "augmentation": keras.saving.serialize_keras_object(never), "predictor": None}
+    )
+    still.build(TRAIN[0].shape)
+    found = report(still, TRAIN, TEST, BARE, verbose=False)
+    rows = {row.label: shown_value(row) for row in found.table}
+    assert rows["Prediction error"] == rows["R² of the parameters"] == "–"
 
 
 def test_the_untrained_twin_of_a_frozen_network_has_seen_images_too():

@@ -43,6 +43,9 @@ def test_length_of_an_embedding_does_not_count_and_zeros_are_like_nothing():
     np.testing.assert_array_equal(
         nearest_images(3 * QUERIES, BANK).indices, nearest_images(QUERIES, 0.1 * BANK).indices
     )
+    for factor in (1e20, 1e-24):
+        scaled = nearest_images((factor * QUERIES).astype("float32"), (factor * BANK).astype("float32"))
+        np.testing.assert_allclose(scaled.similarities, nearest_images(QUERIES, BANK).similarities, atol=1e-5)
     assert nearest_images(np.zeros((1, 5)), BANK, k=3).similarities.tolist() == [[0, 0, 0]]
 
 
@@ -52,6 +55,7 @@ def test_length_of_an_embedding_does_not_count_and_zeros_are_like_nothing():
         ((QUERIES, BANK[:, :4]), "in the same space. Received: 5 and 4 columns"),
         ((QUERIES, BANK, 61), "`k` must lie between 1 and the 60 other images. Received: k=61"),
         ((QUERIES, None, 11), "between 1 and the 10 other images"),
+        ((QUERIES, BANK, 2.0), "`k` must be a positive whole number. Received: k=2.0"),
         ((QUERIES[0], BANK), "must be an array"),
         ((np.where(QUERIES > 1, np.inf, QUERIES), BANK), "`queries` must be finite"),
     ],

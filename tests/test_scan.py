@@ -5,13 +5,13 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from _sequences import ORDERS, array, random_model
+from _sequences import METHODS, ORDERS, array, equivariant, random_model
 
 import star_keras as sk
-from star_keras.applications.scan import Batches, Translator, cross_entropy, task_group, word_group
+from star_keras.applications.scan import Batches, Translator, cross_entropy, task_group, train, word_group
 from star_keras.data import SCAN_VOCABULARY as WORDS
 from star_keras.data import Sentences
-from star_keras.exceptions import IntegrityError
+from star_keras.exceptions import IntegrityError, NonFiniteError
 from star_keras.models import EquivariantSequenceToSequence
 
 # --- texts and tokens -----------------------------------------------------------------------------
@@ -136,6 +136,7 @@ def test_groups_exchange_the_words_of_commands_and_actions_alike():
         (lambda: task_group("length"), "`task`.*'length'"),
         (lambda: task_group("around_right", order=3), "from 2 to 2.*order=3"),
         (lambda: task_group("add_jump", order=1), "from 2 to 4"),
+        (lambda: task_group("add_jump", order=2.5), "from 2 to 4.*order=2.5"),
         (lambda: word_group([["jump", "hop"], ["I_JUMP", "I_RUN"]]), "'hop'"),
         (lambda: word_group([["jump", "run"], ["I_JUMP"]]), "lengths"),
         (lambda: word_group([["jump", "run"], ["I_RUN", "jump"]]), "2 times"),
@@ -181,6 +182,56 @@ def test_batches_hold_every_pair_once_an_epoch_in_an_order_of_seed_and_epoch():
     assert order != [one[index][0]["commands"].tolist() for index in range(len(one))]
 
 
+PAIR = Sentences(["jump", "walk twice"], ["I_JUMP", "I_WALK I_WALK"])
+SHORT, NONE = Sentences(PAIR.commands, PAIR.actions[:1]), Sentences([], [])
+
+
+@pytest.mark.parametrize(
+    "message,use",
+    [
+        ("2 commands and 1 ", lambda: Batches(SHORT, 2, seed=0)),
+        ("0 commands", lambda: Batches(NONE, 2, seed=0)),
+        ("`batch_size`.*batch_size=0", lambda: Batches(PAIR, 0, seed=0)),
+        ("2 commands and 1 ", lambda: Translator(random_model()).exact_match(SHORT)),
+        ("0 commands", lambda: Translator(random_model()).exact_match(NONE)),
+        (r"`commands`.*Received: \[\]", lambda: Translator(random_model())([])),
+        ("`model` must be a `SequenceToSequence`.*Received", lambda: Translator(keras.layers.Dense(2))),
+        ("from 1 to 48.*max_actions=2.5", lambda: Translator(random_model(), max_actions=2.5)),
+        ("`epochs`.*epochs=0", lambda: train(random_model(), PAIR, epochs=0)),
+        ("0 commands", lambda: train(random_model(), NONE, epochs=1)),
+    ],
+)
+def test_what_cannot_be_translated_or_learned_from_is_refused(message, use):
+    with pytest.raises(ValueError, match=message):
+        use()
+
+
+@METHODS
+def test_a_network_that_says_nan_is_not_translated_by(weighting, combine):
+    model = equivariant(2, weighting, combine)
+    translator = Translator(model, max_actions=3)
+    assert len(translator(PAIR.commands)) == 2
+    poison(model.model)
+    for ask in (lambda: translator(PAIR.commands), lambda: translator.exact_match(PAIR)):
+        with pytest.raises(NonFiniteError, match="NaN for 2 of 2 commands"):
+            ask()
+
+
+def test_a_plain_network_that_says_nan_of_one_command_is_not_translated_by():
+    model = random_model()
+    rows = array(model.embedding.embeddings).copy()
+    rows[WORDS.tokens(["twice"])] = np.nan
+    model.embedding.embeddings.assign(rows)
+    translator = Translator(model, max_actions=3)
+    assert len(translator(["jump", "walk"])) == 2
+    with pytest.raises(NonFiniteError, match="NaN for 1 of 2 commands"):
+        translator(["jump", "walk twice"])
+
+
+def poison(model):
+    model.mixture.bias.assign(np.full(model.units, np.nan))
+
+
 @pytest.mark.slow
 def test_a_model_that_knows_jump_alone_says_jump_twice_once_verbs_may_change_places():
     keras.utils.set_random_seed(0)
@@ -188,13 +239,13 @@ def test_a_model_that_knows_jump_alone_says_jump_twice_once_verbs_may_change_pla
     pairs = [("jump", "I_JUMP"), *verbs.items()]
     pairs += [(f"{verb} twice", f"{act} {act}") for verb, act in verbs.items()]
     pairs += [(f"{verb} thrice", f"{act} {act} {act}") for verb, act in verbs.items()]
-    train = Sentences(*map(list, zip(*pairs, strict=True)))
+    known = Sentences(*map(list, zip(*pairs, strict=True)))
     model = sk.models.create("gru_seq2seq", vocabulary_size=WORDS.size, units=24, dropout=0.0)
     model.compile(keras.optimizers.Adam(0.01), cross_entropy(), jit_compile=False)
-    model.fit(Batches(train, 10, seed=0, lengths=(4,), max_command=2), epochs=150, verbose=0, shuffle=False)
+    model.fit(Batches(known, 10, seed=0, lengths=(4,), max_command=2), epochs=150, verbose=0, shuffle=False)
     test = Sentences(["jump twice", "jump thrice"], ["I_JUMP I_JUMP", "I_JUMP I_JUMP I_JUMP"])
     alone = Translator(model, max_actions=4)
-    assert alone.exact_match(train) == 1
+    assert alone.exact_match(known) == 1
     # By step equizero follows whoever is surest of one action, which may be the member that is lost.
     for weighting, combine in (("argmin", "sentence"), ("mean", "sentence"), ("mean", "step")):
         together = EquivariantSequenceToSequence(model, ORDERS[4], weighting, combine)

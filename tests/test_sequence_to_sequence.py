@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from _sequences import ACTIONS, CELLS, COMMANDS, INPUTS, array, names, random_model
+from _sequences import ACTIONS, CELLS, COMMANDS, INPUTS, array, equivariant, names, random_model
 
 import star_keras as sk
 from star_keras.exceptions import ConfigError, ShapeError
@@ -79,3 +79,13 @@ def test_decoding_past_the_limit_is_refused_and_its_end_is_never_padding():
     bias[2] = -100
     model.logits.bias.assign(bias)
     assert (array(GreedyDecoder(model, max_actions=4)(COMMANDS)) > 2).all()
+
+
+@pytest.mark.parametrize("name", ["commands", "actions"])
+@pytest.mark.parametrize("token", [99, -1])
+def test_tokens_outside_the_vocabulary_are_refused(name, token):
+    tokens = INPUTS[name].copy()
+    tokens[2, 1] = token
+    for model in (random_model(), equivariant(2)):
+        with pytest.raises(ValueError, match=f"0 .. 21.*Received: .*{token}"):
+            model({**INPUTS, name: tokens})

@@ -22,10 +22,12 @@ def test_exchanging_the_methods_turns_the_sign_and_keeps_the_p_values():
 
 
 def test_paired_t_by_hand():
-    found = paired_comparison([0.0, 0.0, 0.0], [1.0, 2.0, 3.0])
-    # t = 2 / (1 / sqrt(3)) with two degrees of freedom: p = 1 - t / sqrt(t**2 + 2)
-    t = 2 * np.sqrt(3)
-    assert found.t_p == pytest.approx(1 - t / np.sqrt(t**2 + 2))
+    found = paired_comparison(np.zeros(7), np.arange(1.0, 8.0))
+    # t = 4 / (sqrt(14 / 3) / sqrt(7)) with six degrees of freedom, where the distribution is in closed form
+    t = 4 / np.sqrt(14 / 3 / 7)
+    share = t / np.sqrt(t**2 + 6)
+    rest = 1 - share**2
+    assert found.t_p == pytest.approx(1 - share * (1 + rest / 2 + 3 * rest**2 / 8))
 
 
 def test_bootstrap_interval_is_as_wide_as_that_of_a_normal_mean():
@@ -35,10 +37,12 @@ def test_bootstrap_interval_is_as_wide_as_that_of_a_normal_mean():
     assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half), abs=0.01)
 
 
-def test_no_wilcoxon_p_from_five_pairs():
+def test_no_p_value_from_five_pairs():
     found = paired_comparison(np.zeros(5), np.arange(1, 6))
-    assert np.isnan(found.wilcoxon_p)
-    assert found.to_dict()["wilcoxon_p"] is None
+    assert np.isnan(found.wilcoxon_p) and np.isnan(found.t_p)
+    assert found.to_dict()["wilcoxon_p"] is found.to_dict()["t_p"] is None
+    found = paired_comparison(np.zeros(6), np.arange(1, 7))
+    assert found.wilcoxon_p < 0.05 and found.t_p < 0.05
 
 
 def test_equal_methods_have_no_p_value():

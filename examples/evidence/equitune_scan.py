@@ -28,6 +28,7 @@ import star_keras as sk
 RESULTS = pathlib.Path(__file__).parent / "results"
 TASKS = ("add_jump", "around_right")
 METHODS = {"alone": None, "equitune": "mean", "equizero": "argmin", "λ-equitune": "lambda"}
+MEET = {"alone": None, "equizero": "sentence", "equitune": "step", "λ-equitune": "step"}  # when fine-tuned
 ZERO_SHOT, TUNED = "zero-shot", "fine-tuned"
 EPOCHS, RATE, TUNING_RATE = 20, 3e-3, 3e-4
 
@@ -71,12 +72,7 @@ def trained(model, smoke):
     """Runs in which something learns: the score of lambda-equitune, or the model itself."""
     score = {"stage": ZERO_SHOT, **model, "method": "λ-equitune", "combine": "step"}
     runs = [{**score, "order": order} for order in orders(model, smoke)]
-    for method, combine in (
-        ("alone", None),
-        ("equizero", "sentence"),
-        ("equitune", "step"),
-        ("λ-equitune", "step"),
-    ):
+    for method, combine in MEET.items():
         order = 1 if method == "alone" else orders(model, smoke)[-1]
         runs.append({"stage": TUNED, **model, "method": method, "combine": combine, "order": order})
     return runs
@@ -157,21 +153,41 @@ def print_table(rows):
 
 
 def print_verdicts(rows):
-    """The paper's orderings, by bootstrap intervals over the seeds of GRU."""
+    """The paper's orderings, and what fine-tuning adds, by bootstrap intervals over the seeds of GRU."""
     print()
     for task in TASKS:
+        orderings, sizes = {}, orders({"task": task}, smoke=False)
         for combine in ("sentence", "step"):
-            kind = {"stage": ZERO_SHOT, "cell": "gru", "task": task}
-            alone = scores(rows, method="alone", **kind)
-            mean = scores(rows, method="equitune", combine=combine, order=2, **kind)
-            best = scores(rows, method="equizero", combine=combine, order=2, **kind)
-            print_verdict(f"{task}, by {combine}: equizero above equitune", mean, best)
-            print_verdict(f"{task}, by {combine}: equitune above the model alone", alone, mean)
+            alone, mean, best = (kind(task, one, combine) for one in ("alone", "equitune", "equizero"))
+            orderings[f"by {combine}: equizero above equitune"] = mean, best
+            orderings[f"by {combine}: equitune above the model alone"] = alone, mean
+        for order in sizes:
+            mean, learned = (kind(task, one, "step", order) for one in ("equitune", "λ-equitune"))
+            orderings[f"by step, order {order}: λ-equitune above equitune"] = mean, learned
+        tuned = {one: kind(task, one, meet, sizes[-1], TUNED) for one, meet in MEET.items()}
+        for one in MEET:
+            orderings[f"{one}: fine-tuned above zero-shot"] = {**tuned[one], "stage": ZERO_SHOT}, tuned[one]
+        orderings["fine-tuned: equizero above equitune"] = tuned["equitune"], tuned["equizero"]
+        for name, (low, high) in orderings.items():
+            print_verdict(rows, f"{task}, {name}", low, high)
 
 
-def print_verdict(name, low, high):
-    if len(low) == len(high) > 1:
-        found = sk.evaluation.paired_comparison(100 * np.array(low), 100 * np.array(high))
+def kind(task, method, combine, order=2, stage=ZERO_SHOT):
+    """What rows of runs have in common that differ in their seed alone."""
+    if method == "alone":
+        combine, order = None, 1
+    return dict(stage=stage, task=task, cell="gru", method=method, combine=combine, order=order)
+
+
+def print_verdict(rows, name, low, high):
+    """Compares two kinds of runs over the seeds that both have, where these are two or more."""
+    low, high = (
+        {row["seed"]: row["exact_match"] for row in rows if one.items() <= row.items()} for one in (low, high)
+    )
+    seeds = sorted(low.keys() & high.keys())
+    if len(seeds) > 1:
+        low, high = (100 * np.array([found[seed] for seed in seeds]) for found in (low, high))
+        found = sk.evaluation.paired_comparison(low, high)
         print(f"- {name}: {found.verdict}, {found:+.1f} points")
 
 

@@ -14,8 +14,10 @@ import keras
 import numpy as np
 
 from star_keras.data import SCAN_VOCABULARY
+from star_keras.exceptions import NonFiniteError
 from star_keras.groups import VocabularyCycle
-from star_keras.models.decoding import GreedyDecoder
+from star_keras.layers.arguments import check_count, is_whole
+from star_keras.models.decoding import BROKEN, GreedyDecoder
 
 # Words that a task exchanges in commands and, in the same places, in actions; the first two are the
 # paper's group of order 2.
@@ -65,7 +67,7 @@ def task_group(task, order=2):
     if task not in TASK_WORDS:
         raise ValueError(f"`task` must be one of {tuple(TASK_WORDS)}. Received: task={task!r}")
     rings = TASK_WORDS[task]
-    if not 2 <= order <= len(rings[0]):
+    if not is_whole(order) or not 2 <= order <= len(rings[0]):
         raise ValueError(f"`order` must be from 2 to {len(rings[0])} for {task!r}. Received: order={order}")
     return word_group([ring[:order] for ring in rings])
 
@@ -87,6 +89,10 @@ class Batches(keras.utils.PyDataset):
     Yields `({"commands": ..., "actions": ...}, targets)`: what `SequenceToSequence` is fitted with; compile
     with `cross_entropy()`.
 
+    Raises:
+        ValueError: if there are no sentences, or not as many commands as actions, `batch_size` is not
+            positive, or a sentence is too long or has a word that the vocabulary lacks.
+
     Example:
 
     >>> from star_keras.data import Sentences
@@ -101,9 +107,10 @@ class Batches(keras.utils.PyDataset):
         self, sentences, batch_size, seed, lengths=(12, 24, 49), vocabulary=SCAN_VOCABULARY, max_command=9
     ):
         super().__init__()
+        _check_pairs(sentences)
         self.commands = vocabulary.encode_commands(sentences.commands, max_command)
         self.tokens = vocabulary.encode_actions(sentences.actions, lengths[-1] - 1)
-        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        self.batch_size, self.seed, self.epoch = check_count("batch_size", batch_size), seed, 0
         ends = np.count_nonzero(self.tokens, axis=1) - 1
         self._groups = [
             (length, np.flatnonzero((ends <= length) & (ends > shorter)))
@@ -148,16 +155,20 @@ def train(
         model: a `models.SequenceToSequence`, or an `EquivariantSequenceToSequence` to fine-tune; what is
             not `trainable` in it stays.
         sentences: `data.Sentences`.
-        epochs: integer.
+        epochs: positive integer.
         learning_rate: of the first step. Defaults to 3e-3.
         batch_size, seed, lengths: of `Batches`. Default to 64, 0 and those of SCAN.
         verbose: of `fit`. Defaults to 0.
 
     Returns:
         The history of the loss, a dict of lists.
+
+    Raises:
+        ValueError: if `epochs` is not positive, or as in `Batches`.
     """
     batches = Batches(sentences, batch_size, seed, lengths)
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
+    steps = check_count("epochs", epochs) * len(batches)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     model.compile(keras.optimizers.Adam(schedule, clipnorm=1.0), cross_entropy())
     return model.fit(batches, epochs=epochs, shuffle=False, verbose=verbose).history
 
@@ -172,7 +183,8 @@ class Translator:
             model's.
 
     Raises:
-        ValueError: if the vocabulary has another size than the model, or `max_actions` is too great.
+        ValueError: if `model` is neither of the two, the vocabulary has another size than it, or
+            `max_actions` is out of range.
     """
 
     def __init__(self, model, vocabulary=SCAN_VOCABULARY, max_actions=None):
@@ -190,16 +202,40 @@ class Translator:
         """The actions of a list of commands.
 
         Raises:
-            ValueError: if a command is empty, too long, or has a word that the vocabulary lacks.
+            ValueError: if there are no commands, or one is empty, too long, or has a word that the
+                vocabulary lacks.
+            NonFiniteError: if the model says NaN.
         """
         tokens = self.vocabulary.encode_commands(commands, self.max_command)
-        return self.vocabulary.decode(self.decoder.predict(tokens, batch_size=batch_size, verbose=0))
+        if not len(tokens):
+            raise ValueError("`commands` must be one sentence or more. Received: []")
+        said = self.decoder.predict(tokens, batch_size=batch_size, verbose=0)
+        broken = (said == BROKEN).any(axis=1)
+        if broken.any():
+            raise NonFiniteError(
+                f"Logits of actions must be numbers. Received: NaN for {broken.sum()} of {len(said)} "
+                "commands. The model's weights or its arithmetic overflow."
+            )
+        return self.vocabulary.decode(said)
 
     def exact_match(self, sentences, batch_size=256):
         """The share of commands whose actions are right from the first to the last, length included.
 
         Args:
             sentences: `data.Sentences`.
+
+        Raises:
+            ValueError, NonFiniteError: as a call; if there are not as many commands as actions.
         """
+        _check_pairs(sentences)
         found = self(sentences.commands, batch_size)
         return float(np.mean([one == other for one, other in zip(found, sentences.actions, strict=True)]))
+
+
+def _check_pairs(sentences):
+    commands, actions = map(len, sentences)
+    if not commands or commands != actions:
+        raise ValueError(
+            "`sentences` must be commands, one at least, with the actions of each. Received: "
+            f"{commands} commands and {actions} sentences of actions"
+        )

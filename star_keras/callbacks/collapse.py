@@ -24,7 +24,8 @@ class CollapseMonitor(keras.callbacks.Callback):
 
     where the space is "backbone", a task, or "embedding" for a projector without tasks. The first time that a
     space of more than two columns has a spread below 0.1 or an effective rank below 1.5, a warning says so.
-    Features behind a ReLU, being positive, have a spread of 0.3 to 0.6 when all is well.
+    Features behind a ReLU, being positive, have a spread of 0.3 to 0.6 when all is well. Place it before
+    callbacks that are to store the logs.
 
     Args:
         images: inputs of the model, looked at after every epoch; a few hundred are enough.
@@ -84,12 +85,15 @@ class CollapseMonitor(keras.callbacks.Callback):
         """`{space: (images, columns) array}` of all spaces."""
         backbone = watched(self.model)
         features = evaluation.extract_features(backbone, self.images, self.batch_size, verbose=0)
-        projector = getattr(self.model, "projector", None)
-        outputs = {} if projector is None else projector(features, training=False)
-        outputs = outputs if isinstance(outputs, dict) else {"embedding": outputs}
-        found = {"backbone": features}
-        for space, rows in outputs.items():
-            found[space] = ops.convert_to_numpy(ops.cast(rows, "float32"))
+        found, projector = {"backbone": features}, getattr(self.model, "projector", None)
+        if projector is None:
+            return found
+        batches = np.array_split(features, range(self.batch_size, len(features), self.batch_size))
+        outputs = [projector(batch, training=False) for batch in batches]
+        outputs = [output if isinstance(output, dict) else {"embedding": output} for output in outputs]
+        for space in outputs[0]:
+            rows = [ops.convert_to_numpy(ops.cast(output[space], "float32")) for output in outputs]
+            found[space] = np.concatenate(rows)
             if not np.isfinite(found[space]).all():
                 raise NonFiniteError(
                     f"Embeddings must be finite. Received: NaN or infinity in {space!r}. Lower the learning "

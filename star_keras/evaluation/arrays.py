@@ -33,6 +33,10 @@ def refuse_not_finite(name, rows):
 
 def unit_rows(rows):
     """Vectors along the last axis in float32 and of length one; zero stays zero."""
-    rows = np.asarray(rows, "float32")
+    rows = np.asarray(rows)
+    rows = rows.astype(np.result_type(rows, "float32"), copy=False)
+    # Squares of very large or small numbers leave the range; a power of two changes no digit.
+    _, exponents = np.frexp(np.abs(rows).max(axis=-1, keepdims=True))
+    rows = np.ldexp(rows, -exponents).astype("float32")
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1)

@@ -6,7 +6,7 @@ import typing
 
 import numpy as np
 
-from star_keras.exceptions import ShapeError
+from star_keras.exceptions import NonFiniteError, ShapeError
 from star_keras.optional import needed
 
 
@@ -31,7 +31,8 @@ def average_precision(boxes, labels, detections, num_classes):
     Args:
         boxes: list of arrays `(k, 4)`, the true boxes of each image: left, top, right, bottom.
         labels: list of integer arrays `(k,)`, their classes.
-        detections: list, for each image `(boxes (m, 4), labels (m,), scores (m,))`; at most 100 count.
+        detections: list, for each image `(boxes (m, 4), labels (m,), scores (m,))`; at most 100 count. A
+            box without area finds nothing.
         num_classes: number of classes.
 
     Returns:
@@ -39,7 +40,8 @@ def average_precision(boxes, labels, detections, num_classes):
 
     Raises:
         ImportError: without pycocotools (extra `detection`).
-        ShapeError, ValueError: if boxes or labels are malformed.
+        ShapeError, ValueError: if boxes, labels or scores are malformed.
+        NonFiniteError: if a detection is NaN or infinite.
 
     Example:
 
@@ -51,6 +53,7 @@ def average_precision(boxes, labels, detections, num_classes):
     Reference: Lin et al., "Microsoft COCO: Common Objects in Context" (ECCV 2014).
     """
     check_boxes(boxes, labels, len(detections), num_classes)
+    _check_detections(detections, num_classes)
     coco, judge = pycocotools()
     rows, found = _rows(zip(boxes, labels, strict=True)), _rows(detections)
     if not rows:
@@ -83,20 +86,44 @@ def check_boxes(boxes, labels, num_images, num_classes):
         )
     for i, (own, classes) in enumerate(zip(boxes, labels, strict=True)):
         own, classes = np.asarray(own), np.asarray(classes)
-        if own.size and (own.ndim != 2 or own.shape[1] != 4) or len(own) != len(classes):
-            raise ShapeError(
-                "The boxes of an image must be of shape (k, 4), with k labels. Received: boxes of shape "
-                f"{own.shape} and labels of shape {classes.shape} for image {i}"
+        _check_shapes(i, own, classes)
+        proper = np.isfinite(own).all() and (not own.size or (own[:, 2:] > own[:, :2]).all())
+        _check_values(i, own, classes, num_classes, proper)
+
+
+def _check_detections(detections, num_classes):
+    for i, found in enumerate(detections):
+        own, classes, scores = map(np.asarray, found)
+        _check_shapes(i, own, classes)
+        _check_shapes(i, own, scores)
+        if not (np.isfinite(own).all() and np.isfinite(scores).all()):
+            raise NonFiniteError(
+                "Boxes and scores of detections must be finite. Received: NaN or infinity for image "
+                f"{i}; look at the weights of the detector."
             )
-        if own.size and not (np.isfinite(own).all() and (own[:, 2:] > own[:, :2]).all()):
-            raise ValueError(
-                "A box must be finite and go from left to right and from top to bottom. "
-                f"Received: {own.tolist()} for image {i}; boxes are (left, top, right, bottom)"
-            )
-        if classes.size and not (0 <= classes.min() and classes.max() < num_classes):
-            raise ValueError(
-                f"Labels must lie in 0 .. {num_classes - 1}. Received: {classes.tolist()} for image {i}"
-            )
+        proper = not own.size or (own[:, 2:] >= own[:, :2]).all()
+        _check_values(i, own, classes, num_classes, proper)
+
+
+def _check_shapes(image, boxes, values):
+    if boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4) or values.shape != (len(boxes),):
+        raise ShapeError(
+            "The boxes of an image must be of shape (k, 4), with k labels, and k scores where they were "
+            f"detected. Received: boxes of shape {boxes.shape} and {values.shape} values for image {image}"
+        )
+
+
+def _check_values(image, boxes, labels, num_classes, proper):
+    if not proper:
+        raise ValueError(
+            "A box must be finite and go from left to right and from top to bottom. "
+            f"Received: {boxes.tolist()} for image {image}; boxes are (left, top, right, bottom)"
+        )
+    if labels.size and not np.isin(labels, np.arange(num_classes)).all():
+        raise ValueError(
+            f"Labels must be whole and must lie in 0 .. {num_classes - 1}. Received: {labels.tolist()} for "
+            f"image {image}"
+        )
 
 
 def _rows(images):

@@ -63,7 +63,8 @@ def detection(
     The maps of the backbone, of stride 4 and coarser, are computed once; a small feature pyramid and two
     heads of 32 channels, of keras-cv's `RetinaNet`, learn on them, by the focal loss of the classes and the
     smooth L1 loss of the corners, with Adam and a cosine to zero. Levels up to stride 16 that a
-    backbone does not have are learned from the coarsest it has.
+    backbone does not have are learned from the coarsest it has. It runs on TensorFlow alone, which keras-cv
+    computes boxes with.
 
     Args:
         backbone: an image model with `pyramid`, such as a `ResNet`, for images of one size.
@@ -84,14 +85,19 @@ def detection(
     Raises:
         ImportError: without keras-cv or pycocotools (extra `detection`).
         ShapeError: if the backbone has no map of stride 4, or the images are of another size.
-        ValueError: if boxes or labels are malformed.
-        NonFiniteError: if a feature is NaN or infinite.
+        ValueError: if boxes or labels are malformed, or on another backend than TensorFlow.
+        NonFiniteError: if a feature or a detection is NaN or infinite.
 
     Example: `examples/evidence/detection.py`, on blood cells.
 
     Reference: Lin et al., "Focal Loss for Dense Object Detection" (ICCV 2017); Jeon et al., "Soft
     Task-Aware Routing of Experts" (NeurIPS 2025), section 4, detection with a frozen backbone.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Detection needs the backend tensorflow, which keras-cv computes boxes with. "
+            f"Received: the backend {keras.backend.backend()}; set KERAS_BACKEND."
+        )
     keras_cv, _ = needed("keras_cv", "Detection needs keras-cv", "detection"), pycocotools()
     for name, part in (("train", train), ("test", test)):
         _check(name, part, backbone, num_classes)

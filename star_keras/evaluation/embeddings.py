@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from star_keras.evaluation.features import extract_features
-from star_keras.exceptions import NonFiniteError, ShapeError
+from star_keras.evaluation.features import check_image_size, extract_features, image_array
+from star_keras.exceptions import NonFiniteError
 
 
 def extract_embeddings(model, images, space="backbone", batch_size=256, verbose="auto"):
@@ -36,7 +36,7 @@ def extract_embeddings(model, images, space="backbone", batch_size=256, verbose=
     >>> extract_embeddings(model, images, "experts", verbose=0).shape
     (2, 8, 128)
     """
-    images = np.asarray(images)
+    images = image_array(images)
     backbone = getattr(model, "backbone", model)
     project = _projection(model, space)
     check_image_size(backbone, images.shape)
@@ -44,20 +44,11 @@ def extract_embeddings(model, images, space="backbone", batch_size=256, verbose=
     return features if project is None else in_batches(project, batch_size, features)
 
 
-def check_image_size(backbone, shape):
-    """Raises a ShapeError unless arrays of images of that shape are what the backbone takes."""
-    expected = getattr(backbone, "input_shape", None)
-    expected = (None, None, None, None) if expected is None else expected
-    fits = len(shape) == len(expected)
-    if not fits or any(size not in (None, own) for size, own in zip(expected[1:], shape[1:], strict=True)):
-        raise ShapeError(
-            f"The backbone takes images of shape {tuple(expected[1:])}. Received: an array of shape "
-            f"{tuple(shape)}; resize the images, as `data.load(..., size=...)` does."
-        )
+def in_batches(function, batch_size, *arrays, part="projector"):
+    """A function of rows, applied to some at a time: its outputs as one finite float32 array.
 
-
-def in_batches(function, batch_size, *arrays):
-    """A function of rows, applied to some at a time: its outputs as one finite float32 array."""
+    Where they are not finite, the weights of `part` are to be looked at.
+    """
     parts = []
     for start in range(0, len(arrays[0]), batch_size):
         rows = [array[start : start + batch_size] for array in arrays]
@@ -65,7 +56,7 @@ def in_batches(function, batch_size, *arrays):
     outputs = np.concatenate(parts)
     if not np.isfinite(outputs).all():
         raise NonFiniteError(
-            "Embeddings must be finite. Received: NaN or infinity; look at the projector's weights, or "
+            f"Embeddings must be finite. Received: NaN or infinity; look at the {part}'s weights, or "
             "compute in float32."
         )
     return outputs

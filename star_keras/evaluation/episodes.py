@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from star_keras.evaluation.arrays import filled_rows
+from star_keras.layers.arguments import check_count
 
 _BLOCK_ENTRIES = 2**23
 _MAX_STEPS = 100
@@ -77,17 +78,16 @@ def few_shot(features, labels, ways=5, shots=1, queries=16, episodes=2000, seed=
 
     Reference: Jeon and others, Soft Task-Aware Routing of Experts (NeurIPS 2025), evaluation protocol.
     """
-    for name, count in {"ways": ways - 1, "shots": shots, "queries": queries, "episodes": episodes}.items():
-        if count < 1 or count != int(count):
-            raise ValueError(
-                f"`{name}` must be a whole number of at least {2 if name == 'ways' else 1}. "
-                f"Received: {name}={ways if name == 'ways' else count}"
-            )
+    for name, count in {"ways": ways, "shots": shots, "queries": queries, "episodes": episodes}.items():
+        check_count(name, count)
+    if ways < 2:
+        raise ValueError(f"`ways` must be a whole number of at least 2. Received: ways={ways}")
     features = filled_rows("features", features)
     members = _members(features, labels, ways, shots)
     rows = _draw(members, ways, shots, queries, episodes, np.random.default_rng(seed))
     size = min(ways * shots, features.shape[1] + 1)
-    block = max(1, _BLOCK_ENTRIES // (ways * size * (size + ways * shots)))
+    entries = size * (size + ways * shots) + (shots + queries) * features.shape[1]
+    block = max(1, _BLOCK_ENTRIES // (ways * entries))
     accuracies = np.concatenate(
         [_accuracies(features[rows[start : start + block]], shots) for start in range(0, episodes, block)]
     )

@@ -20,7 +20,8 @@ def extract_features(backbone, images, batch_size=256, verbose="auto"):
 
     Raises:
         ValueError: if there is no image.
-        ShapeError: if the backbone returns something else than one vector an image.
+        ShapeError: if the images are of another size than the backbone takes, or of several, or if it
+            returns something else than one vector an image.
         NonFiniteError: if a feature is NaN or infinite.
 
     Example:
@@ -31,8 +32,11 @@ def extract_features(backbone, images, batch_size=256, verbose="auto"):
     """
     if len(images) == 0:
         raise ValueError("`images` must hold at least one image. Received: none")
+    images = image_array(images)
+    if isinstance(getattr(backbone, "input_shape", None), tuple):
+        check_image_size(backbone, images.shape)
     model = backbone if isinstance(backbone, keras.Model) else keras.Sequential([backbone])
-    features = model.predict(np.asarray(images), batch_size=batch_size, verbose=verbose)
+    features = model.predict(images, batch_size=batch_size, verbose=verbose)
     shape = getattr(features, "shape", None)
     if shape is None or len(shape) != 2:
         raise ShapeError(
@@ -48,3 +52,30 @@ def extract_features(backbone, images, batch_size=256, verbose="auto"):
             "float32."
         )
     return features
+
+
+def image_array(images):
+    """The images as one array; raises a ShapeError where they are of several shapes."""
+    try:
+        return np.asarray(images)
+    except ValueError as error:
+        raise ShapeError(
+            "`images` must be one array (images, height, width, channels). Received: images of several "
+            "shapes; resize them, as `data.load(..., size=...)` does."
+        ) from error
+
+
+def check_image_size(backbone, shape):
+    """Raises a ShapeError unless arrays of images of that shape are what the backbone takes."""
+    expected = getattr(backbone, "input_shape", None)
+    expected = (None, None, None, None) if expected is None else expected
+    fits = len(shape) == len(expected)
+    if not fits or any(size not in (None, own) for size, own in zip(expected[1:], shape[1:], strict=True)):
+        single = len(shape) + 1 == len(expected)
+        remedy = (
+            "give one as `image[None]`" if single else "resize the images, as `data.load(..., size=...)` does"
+        )
+        raise ShapeError(
+            f"The backbone takes an array of images of shape {tuple(expected[1:])}. "
+            f"Received: an array of shape {tuple(shape)}; {remedy}."
+        )

@@ -4,7 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from star_keras.evaluation.arrays import filled_rows, unit_rows
 from star_keras.evaluation.logistic import Logistic, predict
+from star_keras.layers.arguments import check_count, check_range
 
 _METRICS = ("top1", "class_average")
 _CHUNK = 1024
@@ -118,9 +120,8 @@ def linear_probe(
 
     Reference: Jeon and others, Soft Task-Aware Routing of Experts (NeurIPS 2025), evaluation protocol.
     """
-    weights = np.unique(np.logspace(-6, 5, 45) if weights is None else np.asarray(weights, "float64"))
-    if not len(weights) or not np.all(np.isfinite(weights)) or weights[0] <= 0:
-        raise ValueError(f"`weights` must be positive and finite. Received: weights={weights}")
+    _check_metric(metric)
+    weights = _distinct_weights(np.logspace(-6, 5, 45) if weights is None else weights)
     train, labels, classes = _training_data(train_features, train_labels)
     test, truth = _data_of_classes(test_features, test_labels, "test", train, classes)
     validation = np.arange(0)
@@ -174,16 +175,32 @@ def nearest_neighbors(train_features, train_labels, test_features, test_labels, 
     >>> nearest_neighbors(features, labels, np.array([[2.0, 0.1]]), np.array([3])).accuracy
     1.0
     """
+    _check_metric(metric)
     train, labels, classes = _training_data(train_features, train_labels)
     test, truth = _data_of_classes(test_features, test_labels, "test", train, classes)
-    if not 1 <= k <= len(train):
+    if check_count("k", k) > len(train):
         raise ValueError(f"`k` must lie between 1 and the {len(train)} training images. Received: k={k}")
-    train, test = _unit_rows(train), _unit_rows(test)
+    train, test = unit_rows(train), unit_rows(test)
     predictions = [
         _vote(test[start : start + _CHUNK] @ train.T, labels, len(classes), k)
         for start in range(0, len(test), _CHUNK)
     ]
     return NearestNeighborResult(**_scores(np.concatenate(predictions), truth, labels, metric), k=k)
+
+
+def _check_metric(metric):
+    if metric not in _METRICS:
+        raise ValueError(f"`metric` must be one of {_METRICS}. Received: metric={metric!r}")
+
+
+def _distinct_weights(weights):
+    found = np.asarray(weights)
+    if found.ndim > 1 or not np.issubdtype(found.dtype, np.number) or not found.size:
+        raise ValueError(f"`weights` must be a number or a list of numbers. Received: weights={weights!r}")
+    found = np.unique(found.astype("float64"))
+    if not np.all(np.isfinite(found)) or found[0] <= 0:
+        raise ValueError(f"`weights` must be positive and finite. Received: weights={found}")
+    return found
 
 
 def _training_data(features, labels):
@@ -211,16 +228,7 @@ def _data_of_classes(features, labels, name, train, classes):
 
 
 def _data(features, labels, name):
-    features, labels = np.asarray(features), np.asarray(labels)
-    if features.ndim != 2 or not features.size:
-        raise ValueError(
-            f"`{name}_features` must be a filled array (images, features). Received: shape {features.shape}"
-        )
-    broken = np.count_nonzero(~np.isfinite(features).all(axis=1))
-    if broken:
-        raise ValueError(
-            f"`{name}_features` must be finite. Received: NaN or infinity in {broken} of {len(features)} rows"
-        )
+    features, labels = filled_rows(f"{name}_features", features), np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != features.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
@@ -232,7 +240,7 @@ def _data(features, labels, name):
 
 
 def _drawn_rows(count, fraction, seed):
-    size = round(fraction * count)
+    size = round(check_range("validation_fraction", fraction, 0, 1) * count)
     if not 0 < size < count:
         raise ValueError(
             "`validation_fraction` must leave at least one image on both sides. "
@@ -254,12 +262,6 @@ def _choose_weight(features, labels, validation, weights, classes, metric):
         accuracies[weight] = _score(predict(features[validation], solution), labels[validation], metric)[0]
     best = max(sorted(accuracies), key=accuracies.get)
     return dict(sorted(accuracies.items())), best, solutions[best]
-
-
-def _unit_rows(features):
-    features = features.astype("float32")
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(norms > 0, norms, 1)
 
 
 def _vote(similarities, labels, num_classes, k):
@@ -290,8 +292,6 @@ def _scores(predictions, truth, train_labels, metric):
 
 def _score(predictions, truth, metric):
     """Accuracy and its standard error: over all images, or averaged over the classes that occur."""
-    if metric not in _METRICS:
-        raise ValueError(f"`metric` must be one of {_METRICS}. Received: metric={metric!r}")
     groups = np.zeros_like(truth) if metric == "top1" else np.unique(truth, return_inverse=True)[1]
     sizes = np.bincount(groups)
     recalls = np.bincount(groups, weights=predictions == truth) / sizes

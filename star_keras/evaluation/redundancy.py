@@ -14,16 +14,23 @@ class CanonicalCorrelation(typing.NamedTuple):
         mean: of all of them; 0 where a side is constant.
         floor: mean expected of independent normal features of as many samples and directions.
         samples: number of rows.
+        directions: number of directions of the first and of the second side, a pair; fewer than columns
+            where some are combinations of others within the rounding of their type.
     """
 
     correlations: np.ndarray
     mean: float
     floor: float
     samples: int
+    directions: tuple
 
     def to_dict(self):
         """The fields as plain JSON."""
-        return {**self._asdict(), "correlations": self.correlations.tolist()}
+        return {
+            **self._asdict(),
+            "correlations": self.correlations.tolist(),
+            "directions": list(self.directions),
+        }
 
 
 def canonical_correlation(first, second):
@@ -31,7 +38,8 @@ def canonical_correlation(first, second):
 
     `svd(Q_first.T @ Q_second)`, Q being orthonormal bases of the centred features. Invertible affine maps
     of either side change nothing. Features that are combinations of others, up to the rounding of their own
-    type, or constant, add no direction.
+    type, or constant, add no direction: float16 has no more than some three digits, so give float32 where
+    there is a choice, and read `directions`.
 
     Few samples agree by chance: read `mean` beside `floor`, and compare results of one number of samples.
 
@@ -57,12 +65,12 @@ def canonical_correlation(first, second):
     precisions = _precision(first), _precision(second)
     first, second = _features(first, second)
     bases = _basis(first, precisions[0]), _basis(second, precisions[1])
-    ranks = [basis.shape[1] for basis in bases]
+    ranks = tuple(basis.shape[1] for basis in bases)
     if not min(ranks):
-        return CanonicalCorrelation(np.zeros(0), 0.0, 0.0, len(first))
+        return CanonicalCorrelation(np.zeros(0), 0.0, 0.0, len(first), ranks)
     correlations = np.clip(np.linalg.svd(bases[0].T @ bases[1], compute_uv=False), 0.0, 1.0)
     return CanonicalCorrelation(
-        correlations, float(correlations.mean()), _chance(len(first) - 1, *ranks), len(first)
+        correlations, float(correlations.mean()), _chance(len(first) - 1, *ranks), len(first), ranks
     )
 
 

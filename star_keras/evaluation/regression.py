@@ -3,6 +3,7 @@
 import numpy as np
 
 _BLOCK_ROWS = 4096
+_PENALTIES = np.logspace(-3, 4, 15)
 
 
 def ridge(inputs, targets, penalty=1e-3):
@@ -14,11 +15,41 @@ def ridge(inputs, targets, penalty=1e-3):
     Args:
         inputs: array `(n, d)`.
         targets: array `(n, columns)`.
-        penalty: positive number. Defaults to 1e-3.
+        penalty: positive number, or one for each column. Defaults to 1e-3.
 
     Returns:
         The fitted function, from arrays `(m, d)` to float64 arrays `(m, columns)`.
     """
+    return _solver(inputs, targets)(penalty)
+
+
+def ridge_by_groups(inputs, targets):
+    """`ridge` with the penalty, of each column, that errs least on groups held out; fitted to all.
+
+    Rows of a group, such as the views of an image, are no samples of their own: where groups are hardly
+    more than inputs, a small penalty learns them by heart. Held out is the last fifth of the groups; the
+    penalties lie between 1e-3 and 1e4.
+
+    Args:
+        inputs: array `(groups, rows, d)` of at least two groups, in random order.
+        targets: array `(groups, rows, columns)`.
+
+    Returns:
+        The fitted function, as of `ridge`.
+    """
+    kept = len(inputs) - max(1, len(inputs) // 5)
+    solve = _solver(*_flat(inputs[:kept], targets[:kept]))
+    rows, truth = _flat(inputs[kept:], targets[kept:])
+    errors = [np.sum((solve(penalty)(rows) - truth) ** 2, axis=0) for penalty in _PENALTIES]
+    return ridge(*_flat(inputs, targets), _PENALTIES[np.argmin(errors, axis=0)])
+
+
+def _flat(*arrays):
+    return [array.reshape(-1, array.shape[-1]) for array in arrays]
+
+
+def _solver(inputs, targets):
+    """What gives, for a penalty, the function that `ridge` fits."""
     center, scale = inputs.mean(axis=0, dtype="float64"), inputs.std(axis=0, dtype="float64")
     scale = np.where(scale > 1e-6 * np.abs(inputs).max(axis=0), scale, np.inf)
     offset = targets.mean(axis=0, dtype="float64")
@@ -28,9 +59,14 @@ def ridge(inputs, targets, penalty=1e-3):
         standard = (inputs[rows] - center) / scale
         gram += standard.T @ standard
         products += standard.T @ (targets[rows] - offset)
-    gram = gram / len(inputs) + penalty * np.eye(len(gram))
-    weights = np.linalg.solve(gram, products / len(inputs))
-    return lambda rows: (rows - center) / scale @ weights + offset
+    values, vectors = np.linalg.eigh(gram / len(inputs))
+    products = vectors.T @ products / len(inputs)
+
+    def solve(penalty):
+        weights = vectors @ (products / (values[:, None] + penalty))
+        return lambda rows: (rows - center) / scale @ weights + offset
+
+    return solve
 
 
 def variance_explained(truth, answers):

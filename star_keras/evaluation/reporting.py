@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from star_keras.evaluation.baseline import untrained as without_training
-from star_keras.evaluation.embeddings import check_image_size
+from star_keras.evaluation.features import check_image_size
 from star_keras.evaluation.measures import MEASURES, Subject, plan
 from star_keras.evaluation.table import rows
 from star_keras.exceptions import ConfigError, ShapeError

@@ -5,6 +5,7 @@ import typing
 import numpy as np
 
 from star_keras.evaluation.arrays import filled_rows, unit_rows
+from star_keras.layers.arguments import check_count
 
 _BLOCK_ENTRIES = 2**24
 
@@ -56,7 +57,7 @@ def nearest_images(queries, bank=None, k=8):
             "`queries` and `bank` must be embeddings in the same space. Received: "
             f"{queries.shape[1]} and {others.shape[1]} columns"
         )
-    if not 1 <= k <= len(others) - (bank is None):
+    if check_count("k", k) > len(others) - (bank is None):
         raise ValueError(
             f"`k` must lie between 1 and the {len(others) - (bank is None)} other images. Received: k={k}"
         )

@@ -6,8 +6,7 @@ import numpy as np
 from keras import ops
 
 from star_keras.evaluation.arrays import filled_rows
-from star_keras.evaluation.embeddings import check_image_size
-from star_keras.evaluation.features import extract_features
+from star_keras.evaluation.features import check_image_size, extract_features
 from star_keras.exceptions import NonFiniteError
 
 SHARED, UNUSED = 0.5, 0.1

@@ -6,6 +6,8 @@ import numpy as np
 
 from star_keras.optional import needed
 
+_PAIRS = 6  # for a p value
+
 
 class PairedComparison(typing.NamedTuple):
     """How much higher the second of two methods scores, run by run.
@@ -13,9 +15,10 @@ class PairedComparison(typing.NamedTuple):
     Attributes:
         mean: mean of the differences, second minus first.
         low, high: 95 % bootstrap interval of the mean.
-        wilcoxon_p: two-sided Wilcoxon signed-rank test; NaN below six pairs, which can never reach 0.05, and
-            where all differences are 0.
-        t_p: two-sided paired t test; NaN where the differences do not vary.
+        wilcoxon_p: two-sided Wilcoxon signed-rank test; NaN where all differences are 0, and below six pairs,
+            which can never reach 0.05.
+        t_p: two-sided paired t test; NaN where the differences do not vary, and below six pairs, too few to
+            tell whether they are normal.
         count: number of pairs.
     """
 
@@ -73,9 +76,10 @@ def paired_comparison(first, second, resamples=10_000, seed=0):
     low, high = np.percentile(differences[drawn].mean(axis=1), (2.5, 97.5))
     wilcoxon_p = t_p = float("nan")
     stats = needed("scipy.stats", "Tests of significance need SciPy", "eval")
-    if len(differences) >= 6 and differences.any():
+    enough = len(differences) >= _PAIRS
+    if enough and differences.any():
         wilcoxon_p = float(stats.wilcoxon(differences).pvalue)
-    if np.ptp(differences):
+    if enough and np.ptp(differences):
         t_p = float(stats.ttest_1samp(differences, 0).pvalue)
     return PairedComparison(
         float(differences.mean()), float(low), float(high), wilcoxon_p, t_p, len(differences)

@@ -22,7 +22,7 @@ class Row(typing.NamedTuple):
     Attributes:
         group: what rows of one kind have in common, their heading.
         label: what it is.
-        value: the number, a mean where there are several seeds.
+        value: the number, a mean where there are several seeds; None where it does not apply.
         spread: standard deviation over the seeds, or half of a 95 % interval; None where one was measured.
         spread_of: "seeds", "episodes" or None.
         floor: what chance, or no knowledge at all, gives; None where there is none.
@@ -35,7 +35,7 @@ class Row(typing.NamedTuple):
 
     group: str
     label: str
-    value: float
+    value: float | None
     spread: float | None
     spread_of: str | None
     floor: float | None

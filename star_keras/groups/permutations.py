@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from star_keras.backend import known_values
 from star_keras.groups.base import Group, negative_axis
 
 
@@ -116,6 +117,9 @@ class TokenIds(Group):
     Args:
         group: the `Permutation` or `VocabularyCycle`; `group.ids` makes this object.
 
+    Raises:
+        ValueError: when ids lie outside the vocabulary; seen where they have values, as they do eagerly.
+
     Example:
 
     >>> np.array(Permutation([[0, 1], [1, 0]]).ids.act(1, np.array([[0, 1, 1]])))
@@ -132,6 +136,7 @@ class TokenIds(Group):
         return f"{self.group!r}.ids"
 
     def _move(self, element, x):
+        check_ids("x", x, self.vocabulary)
         return ops.cast(ops.take(self.group.rows[element], ops.cast(x, "int32"), axis=0), x.dtype)
 
     def get_config(self):
@@ -140,6 +145,16 @@ class TokenIds(Group):
     @classmethod
     def from_config(cls, config):
         return cls(keras.saving.deserialize_keras_object(config["group"]))
+
+
+def check_ids(name, ids, size):
+    """Raises ValueError unless ids lie in `0 .. size - 1`; those of a graph that is traced are unknown."""
+    values = known_values(ids)
+    if values is not None and values.size and not 0 <= values.min() <= values.max() < size:
+        raise ValueError(
+            f"`{name}` must be token ids in 0 .. {size - 1}. Received: ids from {values.min()} to "
+            f"{values.max()}"
+        )
 
 
 def _check_rows(permutations):

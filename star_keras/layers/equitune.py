@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from star_keras.exceptions import NonFiniteError, ShapeError
+from star_keras.exceptions import ShapeError
 from star_keras.layers import orbits
 from star_keras.layers.arguments import freeze_parts
 from star_keras.layers.wrapping import (
@@ -305,20 +305,8 @@ class EquiTune(keras.Model):
         else:
             scores = -orbits.loss(self.score, keras.tree.flatten(outputs)[0], self.from_logits)
         _check_scores(tuple(scores.shape), keras.tree.flatten(outputs)[0].shape[0])
-        self._refuse_broken(scores)
+        orbits.refuse_broken(scores, self.weighting)
         return ops.reshape(scores, (members, -1))
-
-    def _refuse_broken(self, scores):
-        values = _values(scores)
-        if values is None:
-            return
-        broken = np.isnan(values) if self.weighting == "argmin" else ~np.isfinite(values)
-        if broken.any():
-            raise NonFiniteError(
-                f"`score` must return numbers. Received: {values[broken].flat[0]} for {broken.sum()} of "
-                f"{broken.size} members of orbits. Look for overflow in the model's outputs, or for the "
-                "logarithm of zero in the score."
-            )
 
     def _bring_back(self, outputs, elements):
         """Members in one frame, `(members, rows, ...)`, in the form and precision they are averaged in."""
@@ -378,11 +366,3 @@ def _check_scores(shape, rows):
 
 def _join(tensors):
     return tensors[0] if len(tensors) == 1 else ops.concatenate(tensors, axis=0)
-
-
-def _values(tensor):
-    """The numbers of an eager tensor, or None while a graph is traced."""
-    try:
-        return ops.convert_to_numpy(tensor)
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        return None

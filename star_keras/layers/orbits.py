@@ -1,7 +1,11 @@
 """How the members of an orbit are ranked, weighted and averaged, also when they come in chunks."""
 
 import keras
+import numpy as np
 from keras import ops
+
+from star_keras.backend import known_values
+from star_keras.exceptions import NonFiniteError
 
 TIE = 1e-6  # relative distance at which two losses count as equal
 
@@ -95,6 +99,20 @@ def orbit_weights(scores, weighting, ties):
     running = RunningAverage(weighting, ties, "selected")
     weights, _ = running._weigh(scores)
     return ops.transpose(weights / running.weight)
+
+
+def refuse_broken(scores, weighting):
+    """Raises NonFiniteError, eagerly, where members cannot be ranked: one of `scores` is no number."""
+    values = known_values(scores)
+    if values is None:
+        return
+    broken = np.isnan(values) if weighting == "argmin" else ~np.isfinite(values)
+    if broken.any():
+        raise NonFiniteError(
+            f"Scores must be numbers. Received: {values[broken].flat[0]} for {broken.sum()} of {broken.size} "
+            "members of orbits. Look for NaN in the weights, for overflow in the model's outputs, or for the "
+            "logarithm of zero in the score."
+        )
 
 
 def _first_best(scores, before):

@@ -7,7 +7,11 @@ from star_keras.backend import sequential_loop
 from star_keras.data.scan import END, PADDING, START
 from star_keras.groups import VocabularyCycle
 from star_keras.layers import orbits
+from star_keras.layers.arguments import is_whole
 from star_keras.models.equivariant_sequence import EquivariantSequenceToSequence, mean_over_steps
+from star_keras.models.sequence_to_sequence import SequenceToSequence
+
+BROKEN = -1  # stands in all places of a sentence that nothing is known of, for the model said NaN
 
 
 class GreedyDecoder(keras.Model):
@@ -22,10 +26,10 @@ class GreedyDecoder(keras.Model):
 
     Input shape: integer tokens of commands `(batch, words)`.
     Output shape: int32 tokens `(batch, max_actions + 1)`: actions, the end, then padding. A sentence that
-    reached no end is as long as the row.
+    reached no end is as long as the row; one of which the model said NaN is -1 throughout.
 
     Raises:
-        ValueError: if `max_actions` is not from 1 to the model's.
+        ValueError: if `model` is neither of the two, or `max_actions` is not from 1 to the model's.
 
     Example:
 
@@ -37,8 +41,13 @@ class GreedyDecoder(keras.Model):
 
     def __init__(self, model, max_actions=None, **kwargs):
         inner = model.model if isinstance(model, EquivariantSequenceToSequence) else model
+        if not isinstance(inner, SequenceToSequence):
+            raise ValueError(
+                "`model` must be a `SequenceToSequence` or an `EquivariantSequenceToSequence`. "
+                f"Received: model={model!r}"
+            )
         limit = inner.max_actions
-        if max_actions is not None and not 1 <= max_actions <= limit:
+        if max_actions is not None and not (is_whole(max_actions) and 1 <= max_actions <= limit):
             raise ValueError(
                 f"`max_actions` must be from 1 to {limit}, the longest the model was made for. "
                 f"Received: max_actions={max_actions}"
@@ -68,18 +77,21 @@ class GreedyDecoder(keras.Model):
         orbit = self._orbit
 
         def step(position, carry):
-            tokens, states, done, said = carry
+            tokens, states, done, broken, said = carry
             logits, states = orbit.model.step(tokens, states, memory)
             members = orbit.bring_back(ops.log_softmax(logits, axis=-1))
             scores = orbit.sureness(logits) if orbit.weighting == "argmin" else learned
             average = orbits.RunningAverage(orbit.weighting, orbit.ties, "selected")
             average.add(scores, members)
-            chosen = ops.where(done, PADDING, _likeliest(average.result()))
+            logs = average.result()
+            broken = ops.logical_or(broken, _is_broken(logs))
+            chosen = ops.where(done, PADDING, _likeliest(logs))
             done = ops.logical_or(done, ops.equal(chosen, END))
-            return orbit.orbit(chosen), states, done, self._write(said, position, chosen)
+            return orbit.orbit(chosen), states, done, broken, self._write(said, position, chosen)
 
-        carry = (starts, states, done, self._empty(done, "int32"))
-        return sequential_loop(self._steps, step, carry)[-1]
+        carry = (starts, states, done, done, self._empty(done, "int32"))
+        *_, broken, said = sequential_loop(self._steps, step, carry)
+        return ops.where(ops.expand_dims(broken, 1), BROKEN, said)
 
     def _decode_apart(self, starts, states, memory, learned):
         """A sentence of each member by itself, which meet afterwards."""
@@ -100,10 +112,11 @@ class GreedyDecoder(keras.Model):
         members = orbit.bring_back(ops.log_softmax(logits, axis=-1))
         weights = self._sentence_weights(logits, said, learned)
         weights = ops.expand_dims(ops.transpose(weights), -1) * said
-        chosen = _likeliest(ops.sum(ops.expand_dims(weights, -1) * members, axis=0))
-        chosen = ops.where(ops.sum(weights, axis=0) > 0, chosen, END)
+        mixed = ops.sum(ops.expand_dims(weights, -1) * members, axis=0)
+        chosen = ops.where(ops.sum(weights, axis=0) > 0, _likeliest(mixed), END)
         ends = ops.cast(ops.equal(chosen, END), "int32")
-        return ops.where(ops.equal(ops.cumsum(ends, axis=1) - ends, 0), chosen, PADDING)
+        chosen = ops.where(ops.equal(ops.cumsum(ends, axis=1) - ends, 0), chosen, PADDING)
+        return ops.where(ops.expand_dims(_is_broken(mixed), 1), BROKEN, chosen)
 
     def _sentence_weights(self, logits, said, learned):
         """`(batch, order)`, rows that sum to one."""
@@ -129,6 +142,11 @@ class GreedyDecoder(keras.Model):
 def _alone(model):
     """A model as the only member of its orbit."""
     return EquivariantSequenceToSequence(model, VocabularyCycle([[PADDING]], model.vocabulary_size))
+
+
+def _is_broken(logs):
+    """Whether a row has NaN anywhere, `(batch,)`."""
+    return ops.any(ops.isnan(logs), axis=tuple(range(1, len(logs.shape))))
 
 
 def _likeliest(logs):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from star_keras.exceptions import ShapeError
 from star_keras.layers.arguments import freeze_parts
 from star_keras.models import config as checks
 from star_keras.models import registry
@@ -71,7 +72,8 @@ class DualEncoder(keras.Model):
     Raises:
         ConfigError: if an argument is of the wrong type or out of bounds.
         ValueError: if words come twice.
-        ShapeError: if images are not those that the backbone takes.
+        ShapeError: if images are not those that the backbone takes, or labels are not one number for each
+            pair.
 
     Example:
 
@@ -186,6 +188,8 @@ class DualEncoder(keras.Model):
                 "Contrastive losses compare all pairs of a batch and take no weight per pair. "
                 "Received: `sample_weight`; leave it out of `fit`."
             )
+        if y is not None:
+            _check_labels(tuple(y.shape))
         logits = self._scale() * ops.matmul(y_pred["images"], ops.transpose(y_pred["texts"]))
         labels = ops.arange(ops.shape(logits)[0]) if y is None else ops.reshape(y, (-1,))
         alike = ops.cast(ops.expand_dims(labels, 1) == ops.expand_dims(labels, 0), "float32")
@@ -212,6 +216,14 @@ class DualEncoder(keras.Model):
 
 def _cross_entropies(targets, logits):
     return -ops.sum(targets * ops.log_softmax(logits, axis=1), axis=1)
+
+
+def _check_labels(shape):
+    if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)):
+        raise ShapeError(
+            "Labels must be one whole number for each pair, of shape (batch,) or (batch, 1). Received: shape "
+            f"{shape}. Turn one-hot labels into numbers by `np.argmax(labels, axis=-1)`."
+        )
 
 
 class _AtMost(keras.constraints.Constraint):

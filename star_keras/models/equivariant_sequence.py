@@ -72,6 +72,7 @@ class EquivariantSequenceToSequence(keras.Model):
         ValueError: if the group has another number of tokens than the model, moves padding, start or end,
             or is no permutation.
         ConfigError: if an option is unknown.
+        NonFiniteError: if members cannot be ranked for NaN, eagerly; a jitted step returns NaN instead.
 
     Example:
 
@@ -106,7 +107,7 @@ class EquivariantSequenceToSequence(keras.Model):
         options = {
             "weighting": weighting,
             "combine": combine,
-            "hidden_units": list(hidden_units),
+            "hidden_units": hidden_units,
             "ties": ties,
             "gradient": gradient,
             "proxy": proxy,
@@ -161,6 +162,8 @@ class EquivariantSequenceToSequence(keras.Model):
             sure = ops.max(ops.log_softmax(logits, axis=-1), axis=-1)
         else:
             sure = -orbits.LOSSES[self.proxy](logits, from_logits=True)
+        # A jitted maximum may overlook NaN.
+        sure = ops.where(ops.any(ops.isnan(logits), axis=-1), float("nan"), sure)
         return ops.reshape(sure, (self.group.order, -1, *ops.shape(sure)[1:]))
 
     def learned_scores(self, states):
@@ -175,10 +178,12 @@ class EquivariantSequenceToSequence(keras.Model):
 
     def _scores(self, logits, said, states):
         """Scores of members, the greater the better: `(order, batch)`, or one for each step as well."""
-        if self.weighting != "argmin":
-            return self.learned_scores(states)
-        sure = self.sureness(logits)
-        return sure if self.combine == "step" else mean_over_steps(sure, said)
+        scores = self.sureness(logits) if self.weighting == "argmin" else self.learned_scores(states)
+        if scores is not None:
+            orbits.refuse_broken(scores, self.weighting)
+        if self.weighting == "argmin" and self.combine == "sentence":
+            return mean_over_steps(scores, said)
+        return scores
 
     def _average(self, members, scores):
         average = orbits.RunningAverage(self.weighting, self.ties, self.gradient)

@@ -4,7 +4,8 @@ import keras
 from keras import layers, ops
 
 from star_keras.exceptions import ConfigError, ShapeError
-from star_keras.layers.arguments import freeze_parts
+from star_keras.groups.permutations import check_ids
+from star_keras.layers.arguments import freeze_parts, is_whole
 from star_keras.models import config as checks
 
 EPSILON = 1e-5
@@ -51,6 +52,7 @@ class GPT(keras.Model):
     Raises:
         ConfigError: if an argument is of the wrong type or out of bounds, or heads do not divide `units`.
         ShapeError: if a text is longer than the context.
+        ValueError: if ids lie outside the vocabulary; seen where they have values, as they do eagerly.
 
     Example:
 
@@ -159,8 +161,9 @@ class GPT(keras.Model):
 
         Raises:
             ShapeError: if the cache has no room for them, as far as `position` is known beforehand.
+            ValueError: if `position` is a negative number or no whole one, or as in a call.
         """
-        self._check_room(position, token_ids.shape[-1], cache)
+        position = _checked_position(position, token_ids.shape[-1], room=cache[0][0].shape[1])
         x = self._embed(token_ids, position)
         new_cache = []
         for block, held in zip(self.blocks, cache, strict=True):
@@ -170,20 +173,13 @@ class GPT(keras.Model):
 
     def _embed(self, token_ids, position, training=False):
         self._check_length(token_ids.shape[-1])
+        check_ids("token_ids", token_ids, self.vocabulary_size)
         positions = position + ops.arange(ops.shape(token_ids)[-1], dtype="int32")
         x = self.token_embedding(token_ids) + self.position_embedding(positions)
         return self.embedding_dropout(x, training=training)
 
     def _logits(self, x):
         return ops.cast(self.token_embedding(self.norm(x), reverse=True), self.logits_dtype)
-
-    def _check_room(self, position, new, cache):
-        room = cache[0][0].shape[1]
-        if isinstance(position, int) and isinstance(new, int) and position + new > room:
-            raise ShapeError(
-                f"The cache holds {room} tokens. Received: {new} more at position {position}. Make it by "
-                "`empty_cache` for as many as will be read."
-            )
 
     def _check_length(self, length):
         if isinstance(length, int) and length > self.max_length:
@@ -270,6 +266,23 @@ class Block(layers.Layer):
 def describe(model):
     """The configuration of a `GPT`, or None for another model."""
     return dict(model.arguments) if isinstance(model, GPT) else None
+
+
+def _checked_position(position, new, room):
+    """A position as an int, a tensor as it is; raises unless a number leaves room for new tokens."""
+    if ops.is_tensor(position):
+        return position
+    if not is_whole(position) or position < 0:
+        raise ValueError(
+            "`position` must be a whole number of at least 0, or an integer tensor. Received: "
+            f"position={position!r}"
+        )
+    if isinstance(new, int) and position + new > room:
+        raise ShapeError(
+            f"The cache holds {room} tokens. Received: {new} more at position {position}. Make it by "
+            "`empty_cache` for as many as will be read."
+        )
+    return int(position)
 
 
 def _gelu(x):

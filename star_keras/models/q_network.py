@@ -5,6 +5,7 @@ import numpy as np
 from keras import layers
 
 from star_keras.exceptions import ShapeError
+from star_keras.layers.arguments import check_widths
 from star_keras.layers.equitune import EquiTune
 from star_keras.layers.initialization import torch_bias, torch_kernel
 from star_keras.models import config as checks
@@ -94,7 +95,7 @@ class EquiTuneQNetwork(FunctionalModel):
     The score of another network than a `QNetwork` is one of its values.
 
     Args:
-        network: a `QNetwork`, or any functional model from a state to the values of actions.
+        network: a `QNetwork`, or any model from a state to the values of actions.
         states: group that moves states, along the last axis.
         actions: group with the same composition table that moves the values, a `groups.Permutation`.
         weighting: "mean" (default), "argmin" or "lambda".
@@ -108,7 +109,7 @@ class EquiTuneQNetwork(FunctionalModel):
     Input shape: that of the network. Output shape: that of the network, float32.
 
     Raises:
-        ValueError: if the groups do not have the same composition table.
+        ValueError: if the groups do not have the same composition table, or `score_units` are no widths.
         ShapeError: if they do not fit the states or the number of actions.
 
     Example: a cart with a pole looks the same in a mirror, where left is right.
@@ -127,7 +128,9 @@ class EquiTuneQNetwork(FunctionalModel):
     def __init__(
         self, network, states, actions, weighting="mean", score_units=(64,), name=None, trainable=True
     ):
-        _check_sizes(network, states, actions)
+        score_units = check_widths("score_units", score_units)
+        shapes = network_shapes(network, (states.sizes.get(-1),))
+        _check_shapes(*shapes, states, actions)
         equitune = EquiTune(
             network,
             states,
@@ -139,14 +142,14 @@ class EquiTuneQNetwork(FunctionalModel):
             dtype="float32",
             name="equitune",
         )
-        inputs = keras.Input(network.input_shape[1:], dtype="float32", name="states")
+        inputs = keras.Input(shapes[0], dtype="float32", name="states")
         super().__init__(inputs=inputs, outputs=equitune(inputs), name=name, trainable=trainable)
         self.dtype_policy = network.dtype_policy
         self.equitune = equitune
         self.network = network
         self.states, self.actions = states, actions
         self.weighting = weighting
-        self.score_units = tuple(score_units)
+        self.score_units = score_units
 
     def fixed_inputs(self, count):
         """States that are the same everywhere, by which a saved model is verified."""
@@ -184,6 +187,18 @@ def fixed_states(count, size):
     return np.random.default_rng(0).normal(size=(count, size)).astype("float32")
 
 
+def network_shapes(network, state_shape):
+    """The shapes of a state and of its values, without the batch.
+
+    Args:
+        network: model from states to values.
+        state_shape: of a state. A model that does not tell its shapes is called with one of zeros.
+    """
+    if getattr(network, "input_shape", None) is not None:
+        return tuple(network.input_shape[1:]), tuple(network.output_shape[1:])
+    return tuple(state_shape), tuple(network(np.zeros((1, *state_shape), "float32")).shape[1:])
+
+
 def _dense(units, fan_in, activation, dtype, name):
     return layers.Dense(
         units,
@@ -207,17 +222,14 @@ def _hidden_layer(network):
     return network.layers[-2].name if isinstance(network, QNetwork) else None
 
 
-def _check_sizes(network, states, actions):
-    if len(network.input_shape) != 2 or len(network.output_shape) != 2:
+def _check_shapes(state, values, states, actions):
+    if len(state) != 1 or len(values) != 1:
         raise ShapeError(
             "`network` must map states (batch, numbers) to values (batch, actions). Received: a model from "
-            f"{network.input_shape} to {network.output_shape}"
+            f"{(None, *state)} to {(None, *values)}"
         )
-    for name, group, shape in (
-        ("states", states, network.input_shape),
-        ("actions", actions, network.output_shape),
-    ):
+    for name, group, shape in (("states", states, state), ("actions", actions, values)):
         try:
-            group.check_shape(shape[1:])
+            group.check_shape(shape)
         except ShapeError as error:
             raise ShapeError(f"`{name}` does not fit the network. {error}") from None

@@ -6,6 +6,7 @@ from keras import layers, ops
 
 from star_keras.data.scan import PADDING
 from star_keras.exceptions import ShapeError
+from star_keras.groups.permutations import check_ids
 from star_keras.layers.arguments import freeze_parts
 from star_keras.models import config as checks
 
@@ -47,6 +48,7 @@ class SequenceToSequence(keras.Model):
     Raises:
         ConfigError: if an argument is of the wrong type or out of bounds.
         ShapeError: if a sentence is longer than `max_command` words or `max_actions + 1` steps.
+        ValueError: if tokens lie outside the vocabulary; seen where they have values, as they do eagerly.
 
     Example:
 
@@ -132,7 +134,7 @@ class SequenceToSequence(keras.Model):
             `(memory, states)`: a dict of `values` `(batch, words, units)` and the logarithm of the mask,
             `bias`; and a tuple of the first states of the decoder, each `(batch, units)`.
         """
-        self._check_length("commands", commands.shape, self.max_command)
+        self._check("commands", commands, self.max_command)
         mask = ops.not_equal(commands, PADDING)
         read = self.embedding_dropout(self.embedding(commands), training=training)
         forth, *ends = self.forward_encoder(read, mask=mask)
@@ -154,7 +156,7 @@ class SequenceToSequence(keras.Model):
         Returns:
             float32 `(batch, steps, vocabulary_size)`.
         """
-        self._check_length("actions", actions.shape, self.max_actions + 1)
+        self._check("actions", actions, self.max_actions + 1)
         read = self.embedding_dropout(self.embedding(actions), training=training)
         steps, *_ = self.decoder(read, initial_state=list(states))
         return self._attend(steps, memory)
@@ -190,12 +192,14 @@ class SequenceToSequence(keras.Model):
         context = ops.matmul(ops.cast(weights, values.dtype), values)
         return self.logits(self.mixture(ops.concatenate([steps, context], axis=-1)))
 
-    def _check_length(self, name, shape, limit):
+    def _check(self, name, tokens, limit):
+        shape = tokens.shape
         if len(shape) != 2 or (isinstance(shape[1], int) and shape[1] > limit):
             raise ShapeError(
                 f"`{name}` must be tokens of shape (batch, length) with a length of at most {limit}. "
                 f"Received: shape {tuple(shape)}"
             )
+        check_ids(name, tokens, self.vocabulary_size)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape["actions"], self.vocabulary_size)

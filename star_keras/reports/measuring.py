@@ -54,7 +54,9 @@ class Document:
         }
 
 
-def measure(name, data="fashion_mnist", test_data=None, settings=None, folder=None, command=""):
+def measure(
+    name, data="fashion_mnist", test_data=None, settings=None, folder=None, command="", on_error="raise"
+):
     """Loads a model and images, and takes every measure that applies to them.
 
     Images smaller than the model takes are centred on black, larger ones shrunk and cut to a square, grey
@@ -69,6 +71,7 @@ def measure(name, data="fashion_mnist", test_data=None, settings=None, folder=No
         settings: `evaluation.ReportSettings`. Defaults to None: its defaults.
         folder: of finished measures, see `evaluation.report`. Defaults to None: none are kept.
         command: that makes the report again. Defaults to "".
+        on_error: of `data.load`: "skip" leaves out images that cannot be read. Defaults to "raise".
 
     Returns:
         A `Document`.
@@ -80,7 +83,7 @@ def measure(name, data="fashion_mnist", test_data=None, settings=None, folder=No
     name, data, test_data = map(_named, (name, data, test_data))
     model = _load(name)
     backbone = getattr(model, "backbone", model)
-    train, test, sources = _image_sets(data, test_data, backbone)
+    train, test, sources = _image_sets(data, test_data, backbone, on_error)
     names, facts = train.class_names, _facts(name, model)
     train, test = ((split.images, split.labels) for split in (train, test))
     return Document(
@@ -132,11 +135,11 @@ def _facts(name, model):
     return record
 
 
-def _image_sets(data, test_data, backbone):
-    train = _fitting(data, None, backbone)
-    found = _test_split(data if test_data is None else test_data, backbone)
+def _image_sets(data, test_data, backbone, on_error):
+    train = _fitting(data, None, backbone, on_error)
+    found = _test_split(data if test_data is None else test_data, backbone, on_error)
     if found is None and test_data is not None:
-        found = _fitting(test_data, None, backbone), test_data
+        found = _fitting(test_data, None, backbone, on_error), test_data
     if found is not None and not np.array_equal(found[0].images, train.images):
         test, where = found
         test = _numbered_alike(train, test)
@@ -166,21 +169,21 @@ def _numbered_alike(train, test):
     return test._replace(labels=np.array([numbers[name] for name in names]), class_names=train.class_names)
 
 
-def _test_split(name, backbone):
+def _test_split(name, backbone, on_error):
     """The images to test on and their name, or None where the set has no split for it."""
     for split in TEST_SPLITS:
         try:
-            return _fitting(name, split, backbone), f"{name}, split {split}"
+            return _fitting(name, split, backbone, on_error), f"{name}, split {split}"
         except UnknownSplit:
             continue
     return None
 
 
-def _fitting(name, split, backbone):
+def _fitting(name, split, backbone, on_error):
     """A split with the images in the size that the backbone takes."""
     side = backbone.input_shape[1]
     is_folder = any(separator in name for separator in {"/", os.sep}) and pathlib.Path(name).is_dir()
-    found = image_sets.load(name, split, size=side if is_folder else None)
+    found = image_sets.load(name, split, size=side if is_folder else None, on_error=on_error)
     if found.boxes is not None:
         raise ValueError(
             f"A report needs one label an image. Received: {name!r}, a set of boxes for detection."

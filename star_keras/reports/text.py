@@ -10,6 +10,7 @@ NOTES = (
     "±: standard deviation over the seeds, which draw training images; few-shot: half of the 95 % interval.",
     "floor: what chance gives, or a representation without any knowledge.",
     "untrained: the same network at random initialisation, its batch statistics set on the training images.",
+    "–: there is none, or it does not apply.",
 )
 _ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 

@@ -1,6 +1,7 @@
 """Tasks to learn: those of gymnasium, and a gridworld."""
 
 from star_keras.exceptions import ShapeError
+from star_keras.models.q_network import network_shapes
 from star_keras.optional import needed
 
 GRIDWORLD = "star_keras/Gridworld-v0"
@@ -52,7 +53,7 @@ def make(environment, **options):
 def check_fits(network, environment):
     """Raises `ShapeError` unless the network maps the states of a task to the values of its actions."""
     shapes = (*environment.observation_space.shape,), (int(environment.action_space.n),)
-    found = tuple(network.input_shape[1:]), tuple(network.output_shape[1:])
+    found = network_shapes(network, shapes[0])
     for what, wanted, own in zip(("states", "values of actions"), shapes, found, strict=True):
         if own != wanted:
             raise ShapeError(

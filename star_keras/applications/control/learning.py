@@ -10,7 +10,23 @@ from star_keras import backend
 from star_keras.applications.control.environments import check_fits, make
 from star_keras.applications.control.playing import best_actions
 from star_keras.exceptions import NonFiniteError
+from star_keras.layers.arguments import check_count
+from star_keras.models import config as checks
 from star_keras.ops import global_mean
+
+_COUNT, _SHARE = checks.integer(1, 2**31), checks.number(0, 1)
+OPTIONS = {
+    "learning_rate": checks.number(0, 1e6),
+    "batch_size": _COUNT,
+    "discount": _SHARE,
+    "memory": _COUNT,
+    "warmup": checks.integer(0, 2**31),
+    "steps_per_epoch": _COUNT,
+    "updates_per_epoch": _COUNT,
+    "exploration": checks.sequence(_SHARE, 2, 2),
+    "exploration_fraction": _SHARE,
+    "num_environments": _COUNT,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +54,7 @@ class DQN:
         num_environments: copies of the task, which divide the steps of an epoch. Defaults to 8.
 
     Raises:
-        ValueError: if the copies do not divide the steps of an epoch.
+        ValueError: if an argument is out of range, or the copies do not divide the steps of an epoch.
 
     Example:
 
@@ -65,6 +81,7 @@ class DQN:
     num_environments: int = 8
 
     def __post_init__(self):
+        checks.validate(dataclasses.asdict(self), OPTIONS)
         if self.steps_per_epoch % self.num_environments:
             raise ValueError(
                 "`num_environments` must divide `steps_per_epoch`. Received: "
@@ -87,10 +104,12 @@ class DQN:
             the episodes that ended in it, None where none did.
 
         Raises:
-            ValueError: if actions are not numbered, or states are not vectors of numbers.
+            ValueError: if actions are not numbered, states are not vectors of numbers, or `steps` is not
+                positive.
             ShapeError: if the network does not fit the task.
             NonFiniteError: if the loss is no number.
         """
+        epochs = -(-check_count("steps", steps) // self.steps_per_epoch)
         players = _Players(environment, self.num_environments, seed)
         check_fits(network, players.tasks[0])
         memory = _Memory(self.memory, players.states.shape[1], seed)
@@ -99,7 +118,6 @@ class DQN:
             keras.optimizers.Adam(self.learning_rate, global_clipnorm=10.0),
             steps_per_execution=backend.steps_per_execution(self.updates_per_epoch),
         )
-        epochs = -(-steps // self.steps_per_epoch)
         history = {"loss": [], "return": []}
         progress = keras.utils.Progbar(epochs, verbose=verbose, stateful_metrics=history, unit_name="epoch")
         for epoch in range(epochs):
@@ -145,6 +163,8 @@ class _Updates(keras.Model):
         super().__init__(name="deep_q_learning")
         self.network = network
         self.target = type(network).from_config(network.get_config())
+        if not self.target.built:
+            self.target.build_from_config(network.get_build_config())
         self.target.trainable = False
         self.discount = discount
 

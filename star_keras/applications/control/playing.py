@@ -4,9 +4,10 @@ import numpy as np
 
 from star_keras.applications.control.environments import check_fits, make
 from star_keras.exceptions import NonFiniteError
+from star_keras.layers.arguments import check_count
 
 
-def evaluate_returns(network, environment, episodes=100, seed=0):
+def evaluate_returns(network, environment, episodes=100, seed=0, max_steps=10_000):
     """The sum of rewards of each of many episodes in which the action of greatest value is taken.
 
     All episodes run side by side, so the network is called once for a step of all of them.
@@ -16,11 +17,14 @@ def evaluate_returns(network, environment, episodes=100, seed=0):
         environment: as in `control.make`.
         episodes: how many. Defaults to 100.
         seed: episode `i` begins where the task's seed `seed + i` puts it.
+        max_steps: of an episode, which is cut off there if neither it nor a limit of the task has ended
+            it. Defaults to 10,000.
 
     Returns:
         An array of `episodes` numbers.
 
     Raises:
+        ValueError: if `episodes` or `max_steps` is no positive whole number, or as in `control.make`.
         ShapeError: if the network does not fit the task.
         NonFiniteError: if a value is NaN or infinite.
 
@@ -31,11 +35,13 @@ def evaluate_returns(network, environment, episodes=100, seed=0):
     >>> evaluate_returns(network, "CartPole-v1", episodes=3).shape
     (3,)
     """
-    tasks = [make(environment) for _ in range(episodes)]
+    tasks = [make(environment) for _ in range(check_count("episodes", episodes))]
     check_fits(network, tasks[0])
     states = np.array([task.reset(seed=seed + number)[0] for number, task in enumerate(tasks)], "float32")
     returns, playing = np.zeros(episodes), set(range(episodes))
-    while playing:
+    for _ in range(check_count("max_steps", max_steps)):
+        if not playing:
+            break
         actions = best_actions(network, states)
         for number in sorted(playing):
             states[number], reward, terminated, truncated, _ = tasks[number].step(int(actions[number]))

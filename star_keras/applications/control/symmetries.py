@@ -9,6 +9,7 @@ import numpy as np
 from star_keras.applications.control.environments import GRIDWORLD, make
 from star_keras.exceptions import ShapeError
 from star_keras.groups import Group, Linear, Permutation
+from star_keras.layers.arguments import check_count
 from star_keras.models import EquiTuneQNetwork
 
 TOLERANCE = 1e-5
@@ -25,7 +26,8 @@ class Symmetry:
     Args:
         states: group that moves states, along the last axis.
         actions: `groups.Permutation` with the same composition table: what stands at `a` stands at `g a`.
-        place: function `(task, state)` that puts an unwrapped task into a state; needed by `check` alone.
+        place: function `(task, state)` that puts an unwrapped task into what is observed as this state;
+            needed by `check` alone.
 
     Raises:
         ValueError: if the composition tables differ.
@@ -61,8 +63,8 @@ class Symmetry:
         """A Q-network that respects the symmetry, around one that need not.
 
         Args:
-            network: a `QNetwork`, or any functional model from states to the values of actions. It is not
-                copied: training the wrapped one trains it.
+            network: a `QNetwork`, or any model from states to the values of actions. It is not copied:
+                training the wrapped one trains it.
             weighting: "mean" (equitune), "argmin" (equizero) or "lambda" (λ-equitune).
             **options: of `models.EquiTuneQNetwork`.
 
@@ -75,10 +77,11 @@ class Symmetry:
         return EquiTuneQNetwork(network, self.states, self.actions, weighting, **options)
 
     def check(self, environment, states=None, num_states=100, seed=0):
-        """Asks a task whether it has the symmetry, by its own `step`.
+        """Asks a task whether it has the symmetry, by its own `step`, with all wrappers around it.
 
-        From each state each action is taken, and each element's image of it from the image of the state.
-        It is a check of so many states, not a proof; the task must not draw random numbers in `step`.
+        From each state each action is taken, and each element's image of it from the image of the state,
+        right after a reset. It is a check of so many states, not a proof; the task must not draw random
+        numbers in `step`.
 
         Args:
             environment: as in `control.make`.
@@ -89,8 +92,9 @@ class Symmetry:
 
         Raises:
             ValueError: if the task does not have the symmetry; names element, state, action and what differs.
-                If the symmetry has no `place`.
-            ShapeError: if the symmetry does not fit the states or the number of actions of the task.
+                If the symmetry has no `place`, or `num_states` is no positive whole number.
+            ShapeError: if the symmetry does not fit the states or the number of actions of the task, or
+                `states` is no array `(states, numbers)` of one state at least.
         """
         if self.place is None:
             raise ValueError(
@@ -105,8 +109,9 @@ class Symmetry:
             except ShapeError as error:
                 raise ShapeError(f"The symmetry does not fit {environment!r}. {error}") from None
         if states is None:
-            states = visited_states(task, num_states, seed)
-        images = keras.ops.convert_to_numpy(self.states.orbit(np.asarray(states, "float32")))
+            states = visited_states(task, check_count("num_states", num_states), seed)
+        states = _checked_states(states, task.observation_space.shape)
+        images = keras.ops.convert_to_numpy(self.states.orbit(states))
         for action in range(count):
             found = self._outcomes(task, images, action)
             self._compare(environment, states, action, *found)
@@ -118,7 +123,7 @@ class Symmetry:
             task.reset(seed=0)
             self.place(task.unwrapped, images[element, row])
             moved = int(self.actions.rows[element][action])
-            after[element, row], rewards[element, row], ends[element, row], *_ = task.unwrapped.step(moved)
+            after[element, row], rewards[element, row], ends[element, row], *_ = task.step(moved)
         return after, rewards, ends
 
     def _compare(self, environment, states, action, after, rewards, ends):
@@ -137,9 +142,20 @@ class Symmetry:
                 raise ValueError(
                     f"{environment!r} does not have the symmetry: after element {element} of "
                     f"{self.states!r}, {what} must follow. Received: {found}, not {wanted}, from state "
-                    f"{np.asarray(states)[row].tolist()} by action {action}, which becomes action "
+                    f"{states[row].tolist()} by action {action}, which becomes action "
                     f"{self.actions.rows[element][action]}"
                 )
+
+
+def _checked_states(states, shape):
+    """States as a float32 array, or an error that says what is wrong with them."""
+    states = np.asarray(states, "float32")
+    if states.shape[1:] != shape or not len(states):
+        raise ShapeError(
+            f"`states` must be an array (states, {shape[0]}) of one row at least. Received: shape "
+            f"{states.shape}"
+        )
+    return states
 
 
 def visited_states(task, count, seed=0):

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from star_keras.applications.language.generation import check_texts
 from star_keras.exceptions import ShapeError
 from star_keras.layers import orbits
+from star_keras.layers.arguments import freeze_parts
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
@@ -33,7 +35,8 @@ class EquiLM(keras.Model):
     Input shape: `(batch, length)`, token ids. Output shape: `(batch, length, vocabulary_size)`, logits.
 
     Raises:
-        ValueError: if the group moves no token ids, or a general word.
+        ValueError: if the group moves no token ids, or a general word; or ids lie outside the vocabulary,
+            seen where they have values, as they do eagerly.
         ShapeError: if the group is that of a vocabulary of another size.
 
     Example:
@@ -64,6 +67,7 @@ class EquiLM(keras.Model):
     def build(self, input_shape):
         if not self.model.built:
             self.model.build(input_shape)
+        freeze_parts(self)
         self.built = True
 
     def call(self, token_ids, training=None):
@@ -119,7 +123,8 @@ def total_variation(model, group, token_ids):
         A NumPy array `(order, batch)`, zeros for the identity.
 
     Raises:
-        ShapeError: if the group is that of a vocabulary of another size.
+        ValueError: if there are no texts, or ids that are no tokens of the model.
+        ShapeError: if the group is that of a vocabulary of another size, or texts differ in length.
 
     Example:
 
@@ -130,6 +135,7 @@ def total_variation(model, group, token_ids):
     (3, 2)
     """
     ids = check_group(group, model.vocabulary_size)
+    token_ids = check_texts("token_ids", token_ids, model.vocabulary_size)
     expected = _next_token(model, token_ids)
     distances = []
     for element in range(group.order):

@@ -3,10 +3,11 @@
 import numpy as np
 from keras import ops
 
+from star_keras.applications.language import generation
 from star_keras.applications.language.equi_lm import check_group
-from star_keras.applications.language.generation import Sampler, check_prompts, check_seed, extend
 from star_keras.applications.language.scores import SCORES
 from star_keras.exceptions import NonFiniteError, ShapeError
+from star_keras.layers.arguments import is_whole
 
 TIE = 1e-9
 SAMPLING, CHOOSING = 0, 1  # two streams of random numbers for one text
@@ -55,7 +56,7 @@ class EquizeroLM:
     """
 
     def __init__(self, model, group, score, tokenizer, chunk=5):
-        if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        if not is_whole(chunk) or chunk < 1:
             raise ValueError(f"`chunk` must be a positive number of tokens. Received: chunk={chunk!r}")
         if not (callable(score) or (isinstance(score, str) and score in SCORES)):
             raise ValueError(
@@ -70,27 +71,31 @@ class EquizeroLM:
         ids = check_group(group, model.vocabulary_size)
         self._moved = ops.convert_to_numpy(ids.orbit(np.arange(model.vocabulary_size, dtype="int32")))
 
-    def generate(self, prompts, length, temperature=1.0, top_k=None, seed=0):
+    def generate(self, prompts, length, temperature=1.0, top_k=None, seed=0, stop=None):
         """Samples the next tokens of prompts; arguments, result and errors are those of `generate`.
 
         Raises:
             ShapeError: if the score does not return one number for each text.
             NonFiniteError: if a score is NaN.
         """
-        texts = check_prompts(prompts, length, self.model)
-        sampler = Sampler(temperature, top_k, self.model.vocabulary_size)
-        check_seed(seed)
-        order, batch, end = self.group.order, len(texts), texts.shape[1] + length
+        texts = generation.check_prompts(prompts, length, self.model)
+        sampler = generation.Sampler(temperature, top_k, self.model.vocabulary_size)
+        generation.check_seed(seed)
+        stop = generation.checked_stop(stop, self.model.vocabulary_size, self.group)
+        order, batch, begin, end = self.group.order, len(texts), texts.shape[1], texts.shape[1] + length
         cache, position = self.model.empty_cache(order * batch, end), 0
         while texts.shape[1] < end:
             read = texts.shape[1]
+            ended = np.isin(texts[:, begin:], stop).any(axis=1)
+            if ended.all():
+                return generation.fill(texts, end)
             orbit = self._orbit(texts)
             streams = [
                 np.random.default_rng([SAMPLING, seed, number % batch, *text])
                 for number, text in enumerate(orbit)
             ]
             # What was chosen last differs from what the caches hold, so its chunk is read anew.
-            new, log_probabilities, cache = extend(
+            new, log_probabilities, cache = generation.extend(
                 self.model,
                 orbit[:, position:],
                 cache,
@@ -98,8 +103,10 @@ class EquizeroLM:
                 min(self.chunk, end - read),
                 sampler,
                 streams,
+                stop,
+                np.tile(ended, order),
             )
-            scores = self._judge(np.concatenate([orbit, new], axis=1))
+            scores = self._judge(np.concatenate([orbit, new], axis=1), begin, stop)
             chosen = self._choose(
                 scores.reshape(order, batch),
                 log_probabilities.reshape(order, batch),
@@ -114,8 +121,11 @@ class EquizeroLM:
         """`(order * batch, length)`: the texts moved by every element, element by element."""
         return self._moved[:, texts].reshape(-1, texts.shape[1])
 
-    def _judge(self, texts):
-        scores = np.asarray(self.score([self.tokenizer.decode(text) for text in texts]), "float64")
+    def _judge(self, texts, begin, stop):
+        stops = np.isin(texts, stop) & (np.arange(texts.shape[1]) >= begin)
+        said = np.cumsum(stops, axis=1) - stops == 0  # up to the first token that ends a text
+        judged = [self.tokenizer.decode(text[seen]) for text, seen in zip(texts, said, strict=True)]
+        scores = np.asarray(self.score(judged), "float64")
         if scores.shape != (len(texts),):
             raise ShapeError(
                 "`score` must return one number for each text. Received: shape "

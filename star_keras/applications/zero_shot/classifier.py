@@ -1,9 +1,12 @@
 """The classifier whose classes are texts."""
 
+import numbers
+
 import keras
 import numpy as np
 from keras import layers, ops
 
+from star_keras.applications.zero_shot.encoders import Encoders
 from star_keras.applications.zero_shot.prompts import TEMPLATES, class_embeddings, distinct
 from star_keras.exceptions import ShapeError
 from star_keras.models.images import ImageModel
@@ -40,8 +43,10 @@ class ZeroShotClassifier(ImageModel):
         self, image_encoder, class_names, logit_scale=100.0, name="zero_shot_classifier", trainable=True
     ):
         names = distinct("class_names", class_names)
-        if not 0 < logit_scale < np.inf:
-            raise ValueError(f"`logit_scale` must be positive and finite. Received: {logit_scale}")
+        if not isinstance(logit_scale, numbers.Real) or not 0 < logit_scale < np.inf:
+            raise ValueError(
+                f"`logit_scale` must be positive and finite. Received: logit_scale={logit_scale!r}"
+            )
         shape = getattr(image_encoder, "output_shape", None)
         if not isinstance(shape, tuple) or len(shape) != 2:
             raise ShapeError(
@@ -124,7 +129,7 @@ def from_prompts(encoders, class_names, templates=TEMPLATES):
         A `ZeroShotClassifier` that shares the image encoder.
 
     Raises:
-        ValueError, NonFiniteError: as `class_embeddings`.
+        ValueError, NonFiniteError: as `class_embeddings`; ValueError if `encoders` are no encoders.
         ShapeError: if the encoders' embeddings differ in size, or are not one vector for each input.
 
     Example:
@@ -139,6 +144,12 @@ def from_prompts(encoders, class_names, templates=TEMPLATES):
     >>> tuple(classifier(np.zeros((3, 32, 32, 3), "uint8")).shape)
     (3, 2)
     """
+    missing = [name for name in Encoders._fields if not hasattr(encoders, name)]
+    if missing:
+        raise ValueError(
+            "`encoders` must have `image_encoder`, `encode_texts` and `logit_scale`, as a `DualEncoder` has. "
+            f"Received: {encoders!r} without {', '.join(missing)}. Put what you have into `Encoders(...)`."
+        )
     embeddings = class_embeddings(encoders.encode_texts, class_names, templates)
     classifier = ZeroShotClassifier(encoders.image_encoder, class_names, encoders.logit_scale)
     units = encoders.image_encoder.output_shape[-1]

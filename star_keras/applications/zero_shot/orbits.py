@@ -5,8 +5,15 @@ from keras import layers
 
 from star_keras.applications.zero_shot.classifier import ZeroShotClassifier
 from star_keras.layers import EquiTune
+from star_keras.layers.arguments import check_widths
 
 METHODS = ("equitune", "equizero", "lambda")
+# Which method an option belongs to, and what it is where nothing is said.
+OPTIONS = {
+    "proxy": ("equizero", "max_value"),
+    "hidden_units": ("lambda", (100,)),
+    "frozen_features": ("lambda", False),
+}
 
 
 def invariant(
@@ -42,7 +49,8 @@ def invariant(
         An `EquiTune` from images to logits.
 
     Raises:
-        ValueError: if the method is unknown or `classifier` is no `ZeroShotClassifier`.
+        ValueError: if the method is unknown, an option is that of another one or out of range, or
+            `classifier` is no `ZeroShotClassifier`.
         ShapeError: if the group cannot move images of the classifier's size.
 
     Example:
@@ -70,18 +78,30 @@ def invariant(
             f"`classifier` must be a `ZeroShotClassifier`. Received: {classifier!r}. Wrap others "
             "in `EquiTune`."
         )
+    _check_options(method, proxy=proxy, hidden_units=hidden_units, frozen_features=frozen_features)
     if method == "equitune":
         options = {}
     elif method == "equizero":
         options = {"weighting": "argmin", "score": proxy}
     else:
-        score = [layers.Dense(units, "relu", dtype="float32") for units in hidden_units]
+        widths = check_widths("hidden_units", hidden_units)
+        score = [layers.Dense(units, "relu", dtype="float32") for units in widths]
         score = keras.Sequential([*score, layers.Dense(1, dtype="float32")], name="score")
         features = _frozen_embedding(classifier) if frozen_features else "embedding"
         options = {"weighting": "lambda", "score": score, "features": features}
     wrapper = EquiTune(classifier, group, **options)
     wrapper.build((None, *classifier.input_shape[1:]))
     return wrapper
+
+
+def _check_options(method, **options):
+    for name, value in options.items():
+        owner, default = OPTIONS[name]
+        if method != owner and value != default:
+            raise ValueError(
+                f'`{name}` is an option of method="{owner}". Received: {name}={value!r}, method={method!r}; '
+                "leave it out"
+            )
 
 
 def _frozen_embedding(classifier):
