@@ -77,6 +77,12 @@ def test_impossible_classifiers_are_refused(error, changes):
         sk.models.create("lambda_equitune", **{"backbone": BACKBONE, "num_classes": 3, **changes})
 
 
+def test_a_single_width_is_refused():
+    backbone = sk.models.create("resnet20", input_shape=(32, 32, 3))
+    with pytest.raises(ValueError, match="`hidden_units` must be a tuple.*Received: hidden_units=5"):
+        sk.models.LambdaEquiTune(backbone, num_classes=3, hidden_units=5)
+
+
 def test_fit_trains_the_score_alone_when_the_classifier_is_frozen():
     model = classifier()
     model.equitune.model.trainable = False

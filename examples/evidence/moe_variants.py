@@ -70,22 +70,26 @@ def five_experts(seeds):
 
 
 def print_table(rows, variants):
-    def values(variant, weight, key):
-        return np.array([r[key] for r in rows if r["variant"] == variant and r["weight"] == weight])
+    def values(variant, weight, title):
+        key, factor = MEASURES[title]
+        found = [r[key] for r in rows if r["variant"] == variant and r["weight"] == weight]
+        return factor * np.array(found)
 
     print("\n| mixture | loss | " + " | ".join(MEASURES) + " |\n|---|---|" + "---|" * len(MEASURES))
     for variant in variants:
         for weight in (0.0, WEIGHT):
             cells = [
-                sk.recipes.mean_and_deviation(values(variant, weight, key), ".2f", scale)
-                for key, scale in MEASURES.values()
+                sk.recipes.mean_and_deviation(values(variant, weight, title), ".2f") for title in MEASURES
             ]
-            print(f"| {variant} | {'with' if weight else 'without'} | " + " | ".join(cells) + " |")
+            if len(values(variant, weight, "dead experts")):
+                print(f"| {variant} | {'with' if weight else 'without'} | " + " | ".join(cells) + " |")
+    print()
     for variant in variants:
         plain, loss = (FIVE, "balance") if variant == "balance loss" else (variant, "neighbour")
-        after = values(variant, 0.0 if loss == "balance" else WEIGHT, "accuracy")
-        found = sk.evaluation.paired_comparison(100 * values(plain, 0.0, "accuracy"), 100 * after)
-        print(f"{variant}: {found.verdict}, {found:+.2f} points of accuracy by the {loss} loss")
+        for title in ("accuracy, %", "dead experts"):
+            after = values(variant, 0.0 if loss == "balance" else WEIGHT, title)
+            found = sk.evaluation.paired_comparison(values(plain, 0.0, title), after)
+            print(f"- {variant}, {title}: {found:+.2f} by the {loss} loss")
 
 
 if __name__ == "__main__":

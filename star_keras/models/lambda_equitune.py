@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from star_keras.groups import Cyclic
+from star_keras.layers.arguments import check_widths
 from star_keras.layers.equitune import EquiTune
 from star_keras.models.classifier import Classifier, OnBackbone
 
@@ -34,7 +35,7 @@ class LambdaEquiTune(OnBackbone):
     Input shape: that of the backbone. Output shape: `(batch, num_classes)`, float32.
 
     Raises:
-        ValueError: if `num_classes` is not a positive integer.
+        ValueError: if `num_classes` or a width is not a positive integer.
         ShapeError: if the backbone takes images of a fixed size that is not square.
 
     Example:
@@ -62,7 +63,8 @@ class LambdaEquiTune(OnBackbone):
         name=None,
         trainable=True,
     ):
-        score = [layers.Dense(units, "relu", dtype="float32") for units in hidden_units]
+        widths = check_widths("hidden_units", hidden_units)
+        score = [layers.Dense(units, "relu", dtype="float32") for units in widths]
         equitune = EquiTune(
             Classifier(backbone, num_classes, classifier_activation=None, name="one_turn"),
             Cyclic(4),
@@ -81,6 +83,6 @@ class LambdaEquiTune(OnBackbone):
         self.equitune = equitune
         self.backbone = backbone
         self.num_classes = num_classes
-        self.hidden_units = tuple(hidden_units)
+        self.hidden_units = widths
         self.classifier_activation = classifier_activation
         self.minimum_size = getattr(backbone, "minimum_size", 1)
