@@ -104,7 +104,8 @@ def decode(encoded, size=None, on_error="raise", names=None):
         what = f"{count} cannot be decoded, the first is {name}: {failed[first]}."
         if on_error == "raise" or not len(kept):
             raise ValueError(
-                f'Every image must be readable. Received: {what} Remove them or pass `on_error="skip"`.'
+                f"Every image must be readable. Received: {what} Remove them or skip them, by "
+                '`on_error="skip"` or, on a command line, `--on-error skip`.'
             ) from failed[first]
         warnings.warn(f"Skipped: {what}", stacklevel=3)
     return [decoded[i] for i in kept], kept
