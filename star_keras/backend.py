@@ -116,8 +116,15 @@ def sequential_loop(steps, body, state):
     )[1]
 
 
-def known_values(tensor):
-    """The numbers of an array or an eager tensor, or None while a graph is traced."""
+def known_values(tensor, fetch=False):
+    """The numbers of an array or an eager tensor, or None while a graph is traced.
+
+    Numbers on an accelerator of PyTorch, whose every training step is eager and would wait for them,
+    are None, too, unless told to `fetch` them.
+    """
+    on_host = getattr(getattr(tensor, "device", None), "type", "cpu") == "cpu"
+    if not (on_host or fetch):
+        return None
     try:
         return ops.convert_to_numpy(tensor)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):

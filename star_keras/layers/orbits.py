@@ -103,7 +103,7 @@ def orbit_weights(scores, weighting, ties):
 
 def refuse_broken(scores, weighting):
     """Raises NonFiniteError, eagerly, where members cannot be ranked: one of `scores` is no number."""
-    values = known_values(scores)
+    values = known_values(scores, fetch=True)
     if values is None:
         return
     broken = np.isnan(values) if weighting == "argmin" else ~np.isfinite(values)

@@ -195,7 +195,7 @@ class _LabelledBatch:
         labels, embeddings = _whole_numbers(labels), _with_shape(embeddings)
         mask = mask if mask is None else _with_shape(mask)
         _check_lengths(labels, embeddings, mask)
-        values = _values_of(labels)
+        values = backend.known_values(labels)
         if values is not None:
             _refuse_padding(values, mask)
             if backend.num_replicas() == 1:
@@ -322,16 +322,8 @@ def _check_lengths(labels, embeddings, mask):
         raise ValueError("A batch must have a row at least. Received: 0 labels.")
 
 
-def _values_of(tensor):
-    """The values of a tensor as an array, or None where it is being traced or lies on a device."""
-    try:
-        return np.asarray(tensor)
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        return None
-
-
 def _refuse_padding(labels, mask):
-    shown = np.ones(labels.shape, bool) if mask is None else _values_of(mask)
+    shown = np.ones(labels.shape, bool) if mask is None else backend.known_values(mask)
     if shown is not None and np.any((labels == -1) & shown):
         raise ValueError(
             "The label -1 stands for padding and must be masked. Received: the label -1 in "
@@ -341,7 +333,7 @@ def _refuse_padding(labels, mask):
 
 
 def _warn_without_partners(labels, mask):
-    shown = np.ones(labels.shape, bool) if mask is None else _values_of(mask)
+    shown = np.ones(labels.shape, bool) if mask is None else backend.known_values(mask)
     if len(labels) > 1 and shown is not None and len(np.unique(labels[shown])) == np.sum(shown):
         warnings.warn(
             "No label occurs twice in this batch, so the soft nearest neighbour loss and its gradient "
