@@ -81,7 +81,10 @@ def test_loggers_behind_a_monitor_write_its_values(kind, tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), sk.layers.RoutedExperts(3, num_experts=2)])
     model.compile(keras.optimizers.SGD(0.1), "mse")
-    loggers = [keras.callbacks.CSVLogger(tmp_path / "log.csv"), keras.callbacks.TensorBoard(tmp_path / "board")]
+    loggers = [
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        keras.callbacks.TensorBoard(tmp_path / "board"),
+    ]
     history = model.fit(X, Y, epochs=2, callbacks=[kind(X), *loggers], verbose=0).history
     with open(tmp_path / "log.csv", newline="") as file:
         lines = list(csv.DictReader(file))

@@ -106,8 +106,18 @@ def test_every_method_is_built_and_has_finite_losses(evidence, monkeypatch):
         assert ("invariance_loss" in [metric.name for metric in model.metrics]) == bool(weights[0])
 
 
-def test_a_pretraining_goes_on_only_in_its_own_precision(evidence):
-    comparison = evidence("comparison")
-    experiment = comparison.Experiment("runs", (), smoke=True)
+def test_a_pretraining_goes_on_only_in_its_own_precision_and_size(evidence):
+    experiment = evidence("comparison").Experiment("runs", (), smoke=True)
     folders = {experiment.folder_of("star 8", 0, kind) for kind in ("float32", "mixed_bfloat16")}
-    assert len(folders) == 2
+    experiment.smoke = False
+    folders.add(experiment.folder_of("star 8", 0, "float32"))
+    experiment.network = "resnet18"
+    folders.add(experiment.folder_of("star 8", 0, "float32"))
+    assert len(folders) == 4
+
+
+def test_the_full_comparison_is_of_a_wider_network_and_of_all_other_images(evidence, data_folder):
+    experiment = evidence("comparison").Experiment("runs", (), smoke=False, full=True)
+    assert len(experiment.seen[0]) == 40_000 and len(experiment.unseen[0]) == 5_000
+    model = experiment._model("shared", seed=0)
+    assert model.backbone.output_shape[-1] == 512 and model.projector.hidden_units == (512, 512)

@@ -3,6 +3,7 @@
 Paper      Jeon and others, Soft Task-Aware Routing of Experts (NeurIPS 2025), arXiv:2510.27222, section 4
 Data       cifar10_train45k, bccd_detection and the sets of transfer.py, in the folder STAR_KERAS_DATA
 Command    python examples/evidence/comparison.py [--minutes 60]
+GPU        KERAS_BACKEND=jax python examples/evidence/comparison.py --full
 
 Every method pretrains a ResNet-20 on the first 15,000 images of CIFAR-10 for 12 epochs, with the views, rate,
 batch and width of heads of the recipe star-resnet20; none was tuned for another method. It computes in
@@ -11,14 +12,15 @@ images of CIFAR-10, which no method has seen: a linear probe, how well views can
 embeddings and what experts have in common, and who works for which task; then probes of six other sets, and
 problems of five classes of Tiny ImageNet. EquiMod-like heads are separate; they predict the shift of an
 embedding, as the paper's method does, or the embedding itself, as EquiMod did. With --detect, detectors of
-blood cells are trained on three of the backbones, as detection.py does, once these are there.
+blood cells are trained on three of the backbones, as detection.py does, once these are there. --full takes a
+ResNet-18, heads of 512 as in the recipe star-resnet18, and the first 40,000 images.
 
-Every run is a line of results/comparison.jsonl, or comparison_detection.jsonl; the same command goes on where
-it stopped, within a run too, prints tables and verdicts of what is there, and draws them. Correlations are
-canonical, mean of all directions, as a share of what lies between chance (0) and equality (1). Each of the
-paper's orderings gets one verdict: confirmed where all intervals that decide it, which comparison_report.py
-names, lie above 0. With three seeds an interval reaches from the least to the greatest difference: of eight
-without any effect one says "confirmed".
+Every run is a line of results/comparison.jsonl, detectors of comparison_detection.jsonl; with --full both
+begin with comparison_full. The same command goes on where it stopped, within a run too, prints tables and
+verdicts of what is there, and draws them. Correlations are canonical, mean of all directions, as a share of
+what lies between chance (0) and equality (1). Each of the paper's orderings gets one verdict: confirmed where
+all intervals that decide it, which comparison_report.py names, lie above 0. With three seeds an interval
+reaches from the least to the greatest difference: of eight without any effect one says "confirmed".
 """
 
 import functools
@@ -59,22 +61,23 @@ def run(
     minutes=None,
     precision="mixed_bfloat16",
     detect=False,
+    full=False,
     smoke=False,
 ):
-    plan = SMALL if smoke else WHOLE
-    experiment, left = Experiment(folder, plan["sets"], smoke), sk.recipes.time_left(minutes)
+    plan, stem = SMALL if smoke else WHOLE, "comparison_full" if full else "comparison"
+    experiment, left = Experiment(folder, plan["sets"], smoke, full), sk.recipes.time_left(minutes)
     shared = {"precision": sk.recipes.set_precision(precision)}
     runs = [
         {"method": method, "seed": seed, **shared} for seed in plan["seeds"] for method in plan["methods"]
     ]
-    path = sk.recipes.results_file(results, "comparison", smoke)
+    path = sk.recipes.results_file(results, stem, smoke)
     rows = sk.recipes.sweep(experiment, runs, path, left())
     detectors = [
         {"method": row["method"], "seed": row["seed"], **shared, "rate": RATE}
         for row in rows
         if row["method"] in DETECTED
     ]
-    path_of_detectors = sk.recipes.results_file(results, "comparison_detection", smoke)
+    path_of_detectors = sk.recipes.results_file(results, f"{stem}_detection", smoke)
     detected = sk.recipes.sweep(Detection(experiment), detectors, path_of_detectors, left() if detect else 0)
     comparison_report.tell(rows, detected, plan["sets"], path.with_suffix(""))
     return rows
@@ -83,10 +86,12 @@ def run(
 class Experiment:
     """Called with a run's arguments, it pretrains a network and takes every measure of it."""
 
-    def __init__(self, folder, sets, smoke):
+    def __init__(self, folder, sets, smoke, full=False):
         self.folder, self.sets, self.smoke = pathlib.Path(folder), sets, smoke
-        self.epochs, self.batch_size, self.width = (1, 32, 16) if smoke else (12, 256, 64)
-        count, unseen = (96, 400) if smoke else (15_000, 5_000)
+        self.network, self.width, count = ("resnet18", 512, 40_000) if full else ("resnet20", 64, 15_000)
+        self.epochs, self.batch_size, unseen = 12, 256, 5_000
+        if smoke:
+            self.epochs, self.batch_size, self.width, count, unseen = 1, 32, 16, 96, 400
         name = "fashion_mnist" if smoke else "cifar10_train45k"
         known = sk.data.load(name)
         images = sk.data.to_rgb(known.images, 32)
@@ -128,12 +133,13 @@ class Experiment:
         return exact, history
 
     def folder_of(self, method, seed, precision):
-        return self.folder / f"{'smoke ' if self.smoke else ''}{method} {seed} {precision}"
+        size = "smoke " if self.smoke else "" if self.network == "resnet20" else f"{self.network} "
+        return self.folder / f"{size}{method} {seed} {precision}"
 
     def _model(self, method, seed):
         num_experts, routing, (invariance, equivariance), shifts = METHODS[method]
         # The backbone first: of one seed it is the same for all methods.
-        backbone = sk.models.create("resnet20", input_shape=(32, 32, 3))
+        backbone = sk.models.create(self.network, input_shape=(32, 32, 3))
         views, predictor = sk.augmentation.star_views(32), None
         if not shifts:
             mean, std = (moment.tolist() for moment in views.moments((32, 32, 3)))

@@ -1,13 +1,15 @@
 """What equitune, equizero and λ-equitune cost beside the model alone.
 
-`--case commands-training --impl lambda`: images, zero_shot, control, text or commands, then inference or
-training; `alone` or a method.
+`--case commands-training --impl lambda`: images, zero_shot, control, text or commands, then `inference`,
+`latency` (the same of one row) or `training`, of texts also `generation`; `alone` or a method.
 """
+
+import itertools
 
 import protocol
 
 WEIGHTINGS = {"equitune": "mean", "equizero": "argmin", "lambda": "lambda"}
-BATCH, MAX_ACTIONS = 32, 48
+BATCH, MAX_ACTIONS, NEW_TOKENS = 32, 48, 20
 
 
 def make(case, impl):
@@ -16,16 +18,19 @@ def make(case, impl):
     import tensorflow as tf
 
     application, act = case.split("-")
+    count = 1 if act == "latency" else BATCH
     keras.utils.set_random_seed(0)
+    if act == "generation":
+        return _generation(impl), {"images": count}
     model, inputs, targets, loss = APPLICATIONS[application](impl)
     if act == "training":
         model.compile("sgd", loss)
-        return lambda: model.train_on_batch(inputs, targets), {"images": BATCH}
+        return lambda: model.train_on_batch(inputs, targets), {"images": count}
     if application == "commands":
-        return _decoding(model, inputs["commands"]), {"images": BATCH}
+        return _decoding(model, inputs["commands"][:count]), {"images": count}
     forward = tf.function(lambda rows: model(rows, training=False))
-    rows = tf.constant(inputs)
-    return lambda: forward(rows).numpy(), {"images": BATCH}
+    rows = tf.constant(inputs[:count])
+    return lambda: forward(rows).numpy(), {"images": count}
 
 
 def images(impl):
@@ -73,15 +78,35 @@ def control(impl):
 
 
 def text(impl):
-    """A GPT of two layers of 64 on 64 tokens, three words that change places."""
+    """A GPT of two layers of 64 on 64 tokens of 1,000, three words that change places."""
     import star_keras as sk
     from star_keras.applications import language
 
     size = 1000
     model = sk.models.create("gpt", vocabulary_size=size, max_length=64, units=64, num_layers=2, num_heads=4)
     if impl == "equitune":
-        model = language.EquiLM(model, sk.groups.VocabularyCycle([[1, 2, 3]], size))
+        model = language.EquiLM(model, _cycle(size))
     return model, _integers((BATCH, 64), size), _integers((BATCH, 64), size), _cross_entropy()
+
+
+def _generation(impl):
+    """What writes on, from prompts of 44 tokens; equizero chooses after every five."""
+    from star_keras.applications import language
+
+    model, tokens, _, _ = text(impl)
+    prompts = tokens[:, :-NEW_TOKENS]
+    if impl != "equizero":
+        return lambda: language.generate(model, prompts, NEW_TOKENS)
+    spelt = map("".join, itertools.product("abcdefghij", repeat=3))
+    words = language.WordTokenizer(itertools.islice(spelt, model.vocabulary_size - 1))
+    writer = language.EquizeroLM(model, _cycle(words.size), lambda texts: list(map(len, texts)), words)
+    return lambda: writer.generate(prompts, NEW_TOKENS)
+
+
+def _cycle(size):
+    import star_keras as sk
+
+    return sk.groups.VocabularyCycle([[1, 2, 3]], size)
 
 
 def commands(impl):

@@ -90,15 +90,21 @@ def _cases():
         yield Case("equitune", f"C4 average of a ResNet-18 forward, batch {batch}", target, ours, peers)
     for application in ("images", "zero_shot", "control", "text", "commands"):
         methods = ("equitune",) if application == "text" else ("equitune", "equizero", "lambda")
-        for act in ("inference", "training"):
-            case = f"{application}-{act}"
-            ours = tuple(("overhead.py", case, name) for name in ("alone", *methods))
-            yield Case("overhead", f"{application}, {act}", "", ours, reference="alone")
+        for act in ("inference", "latency", "training"):
+            yield _overhead(application, act, methods)
+    yield _overhead("text", "generation", ("equitune", "equizero"))
+    name = "linear probe, 45 weights, 10,000 x 512, 10 classes"
+    yield Case("probe", name, "180 s on 2 cores", (("probe.py", "10000x512", "star_keras"),))
     for case, name, target in (
         ("import", "import beyond keras", "150 ms"),
         ("load", "load a saved ResNet-18", "1000 ms"),
     ):
         yield Case("startup", name, target, (("startup.py", case, "star_keras"),))
+
+
+def _overhead(application, act, methods):
+    ours = tuple(("overhead.py", f"{application}-{act}", name) for name in ("alone", *methods))
+    return Case("overhead", f"{application}, {act}", "", ours, reference="alone")
 
 
 CASES = tuple(_cases())
