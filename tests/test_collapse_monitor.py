@@ -121,6 +121,17 @@ def test_healthy_embeddings_are_met_with_silence():
         fit(dense(), CollapseMonitor(X))
 
 
+def test_answers_of_a_classifier_that_is_sure_of_one_class_are_no_collapse():
+    inputs = keras.Input((4,))
+    sure = keras.initializers.Constant([9.0, 0, 0])
+    outputs = keras.layers.Dense(3, "softmax", kernel_initializer="zeros", bias_initializer=sure)(inputs)
+    model = keras.Model(inputs, outputs)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert fit(model, CollapseMonitor(X))["backbone_spread"][0] < 0.1
+
+
 def test_epochs_between_two_looks_repeat_the_values():
     model = dense()
     model.compile(keras.optimizers.SGD(0.5), "mse")

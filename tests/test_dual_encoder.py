@@ -79,6 +79,21 @@ def test_fit_draws_pairs_together_and_the_scale_stays_below_a_hundred():
     assert float(model.log_scale) <= np.log(100) + 1e-6
 
 
+def test_regularisers_of_the_backbone_are_added_to_the_loss():
+    def losses(strength):
+        inputs = keras.Input((8, 8, 3))
+        convolution = keras.layers.Conv2D(
+            4, 3, kernel_initializer="ones", kernel_regularizer=keras.regularizers.L2(strength)
+        )
+        features = keras.layers.GlobalAveragePooling2D()(convolution(inputs))
+        keras.utils.set_random_seed(1)
+        model = sk.models.DualEncoder(keras.Model(inputs, features), VOCABULARY)
+        model.compile("sgd")
+        return model.evaluate(PAIRS, verbose=0)
+
+    assert losses(0.5) == pytest.approx(losses(0.0) + 0.5 * 3 * 3 * 3 * 4, rel=1e-5)
+
+
 def test_embeddings_have_length_one_and_padding_says_nothing():
     model = small_encoder()
     outputs = model(PAIRS)

@@ -6,8 +6,11 @@ import keras
 import numpy as np
 import pytest
 
-from star_keras import models
-from star_keras.exceptions import ConfigError, ShapeError
+from star_keras import callbacks, models, training
+from star_keras.augmentation import star_views
+from star_keras.exceptions import ConfigError, NonFiniteError, ShapeError
+from star_keras.groups import Cyclic
+from star_keras.layers import EquiTune, Projector
 from star_keras.models.resnet import PaddedShortcut
 
 RNG = np.random.default_rng(0)
@@ -96,6 +99,46 @@ def test_images_in_0_to_1_are_warned_about(backbone):
     classifier.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
     with pytest.warns(UserWarning, match=r"\[0, 255\]"):
         classifier.fit(scaled, np.zeros(4), verbose=0)
+
+
+@pytest.mark.fault(40, 46)
+@pytest.mark.parametrize("act", ["fit", "evaluate"])
+@pytest.mark.parametrize("kind", ["star", "neighbors", "equitune", "image model"])
+def test_wrapped_models_look_at_arrays_before_they_train(kind, act, backbone):
+    model = {
+        "star": lambda: training.STARPretraining(backbone, star_views(32), Projector(4)),
+        "neighbors": lambda: training.SoftNearestNeighborRegularization(backbone, "stem_conv"),
+        "equitune": lambda: EquiTune(backbone, Cyclic(4)),
+        "image model": lambda: backbone,
+    }[kind]()
+    scaled, broken = IMAGES.astype("float32") / 255, IMAGES.astype("float32")
+    broken[2, 3, 4, 0] = np.nan
+    # A model that is not compiled goes no further than its look at the images.
+    with pytest.warns(UserWarning, match=r"\[0, 255\]"), pytest.raises(ValueError, match="compile"):
+        getattr(model, act)(scaled, np.zeros(4))
+    with pytest.raises(NonFiniteError, match="in image 2"):
+        getattr(model, act)(broken, np.zeros(4))
+
+
+@pytest.mark.fault(40)
+def test_a_pixel_that_is_nan_is_named_where_a_relu_would_hide_it(backbone):
+    broken = np.zeros((300, 32, 32, 3), "float32")
+    broken[257, 0, 0, 0] = np.inf
+    with pytest.raises(NonFiniteError, match="in image 257"):
+        backbone.predict(broken, verbose=0)
+    with pytest.raises(NonFiniteError, match="in image 257"):
+        backbone(keras.ops.convert_to_tensor(broken))
+    batches = callbacks.Resume("unused").batches(broken[250:], batch_size=50)
+    model = training.STARPretraining(backbone, star_views(32), Projector(4))
+    with pytest.raises(NonFiniteError, match="in image"):
+        model.fit(batches)
+
+
+def test_one_input_may_be_given_by_its_name_or_in_a_list(backbone):
+    expected = backbone.predict(IMAGES, verbose=0)
+    for inputs in ({"images": IMAGES}, [IMAGES]):
+        np.testing.assert_array_equal(backbone.predict(inputs, verbose=0), expected)
+    np.testing.assert_allclose(backbone(inputs=IMAGES), expected, atol=1e-5)
 
 
 @pytest.mark.fault(46)

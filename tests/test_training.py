@@ -1,4 +1,4 @@
-"""Laws of STAR pretraining and of Resume. Networks are small; images are random unless a law needs none."""
+"""Laws of STAR pretraining. Networks are small; images are random unless a law needs none."""
 
 import keras
 import numpy as np
@@ -6,8 +6,7 @@ import pytest
 from keras import ops
 
 import star_keras as sk
-from star_keras.callbacks import Resume
-from star_keras.exceptions import NonFiniteError, ResumeError
+from star_keras.exceptions import NonFiniteError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype="uint8")
 TASKS = ("invariant", "equivariant")
@@ -266,18 +265,6 @@ def test_decay_of_keras_sgd_follows_the_coupled_rule_of_the_recipe():
     assert np.abs(of_keras(decay) - coupled(decay)).max() > 0.8 * effect
 
 
-ROWS = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
-
-
-def small_network(seed=0, units=3):
-    keras.utils.set_random_seed(seed)
-    layers = [keras.Input((4,)), keras.layers.Dense(units, activation="relu"), keras.layers.Dense(1)]
-    model = keras.Sequential(layers)
-    schedule = keras.optimizers.schedules.CosineDecay(0.1, 12)
-    model.compile(keras.optimizers.SGD(schedule, momentum=0.9, weight_decay=5e-3), "mse")
-    return model
-
-
 def test_regularisers_of_the_parts_are_added_to_the_loss():
     plain, penalised = small_model(), small_model()
     kernel = next(layer for layer in penalised.backbone.layers if isinstance(layer, keras.layers.Conv2D))
@@ -288,111 +275,23 @@ def test_regularisers_of_the_parts_are_added_to_the_loss():
     assert losses[1][0] == pytest.approx(losses[0][0] + penalty, rel=1e-5)
 
 
-class TestResume:
-    """Resume knows nothing of STAR, so a network of two layers shows its laws; test_backends.py has STAR."""
+@pytest.mark.fault(40)
+def test_nan_stops_pretraining_and_names_the_layer_or_the_loss():
+    model = small_model()
+    convolution = next(layer for layer in model.backbone.layers if isinstance(layer, keras.layers.Conv2D))
+    whole = convolution.kernel.numpy()
+    convolution.kernel.assign(whole * np.nan)
+    with pytest.raises(NonFiniteError, match=f"{convolution.name!r} before training"):
+        model.fit(IMAGES, batch_size=6, verbose=0)
+    convolution.kernel.assign(whole)
+    model.compile(keras.optimizers.SGD(1e38))
+    with pytest.raises(NonFiniteError, match="batch 1, in equivariance_loss, invariance_loss"):
+        model.fit(IMAGES, batch_size=6, verbose=0)
 
-    def fit(self, folder, epochs, seed=0, rows=ROWS, **kwargs):
-        model = small_network(seed)
-        resume = Resume(folder, **kwargs)
-        batches = resume.batches((rows, rows[:, :1]), batch_size=4, seed=3)
-        model.fit(
-            batches, epochs=epochs, initial_epoch=resume.epoch, shuffle=False, callbacks=[resume], verbose=0
-        )
-        return model, resume
 
-    def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(self, tmp_path):
-        straight, log = self.fit(tmp_path / "straight", 4)
-        self.fit(tmp_path / "broken", 2)
-        resumed, resumed_log = self.fit(tmp_path / "broken", 4, seed=9)
-        assert resumed_log.epoch == 4
-        assert resumed_log.history == log.history
-        for one, other in zip(straight.variables, resumed.variables, strict=True):
-            np.testing.assert_array_equal(one, other, err_msg=one.path)
-        for one, other in zip(straight.optimizer.variables, resumed.optimizer.variables, strict=True):
-            np.testing.assert_array_equal(one, other, err_msg=one.path)
-
-    def test_random_layers_go_on_drawing_where_they_stopped(self, tmp_path):
-        def fit(folder, epochs):
-            keras.utils.set_random_seed(0)
-            layers = [keras.Input((4,)), keras.layers.GaussianNoise(1.0, seed=1), keras.layers.Dense(1)]
-            model = keras.Sequential(layers)
-            model.compile(keras.optimizers.SGD(0.1), "mse")
-            resume = Resume(folder)
-            batches = resume.batches((ROWS, ROWS[:, :1]), batch_size=4)
-            begin = dict(initial_epoch=resume.epoch, shuffle=False, verbose=0)
-            model.fit(batches, epochs=epochs, callbacks=[resume], **begin)
-            return model.get_weights()
-
-        straight = fit(tmp_path / "straight", 4)
-        fit(tmp_path / "broken", 2)
-        for one, other in zip(straight, fit(tmp_path / "broken", 4), strict=True):
-            np.testing.assert_array_equal(one, other)
-
-    def test_every_epoch_has_its_own_order_and_each_image_at_most_once(self, tmp_path):
-        batches = Resume(tmp_path).batches(np.arange(10), batch_size=3, seed=0)
-        epochs = []
-        for _ in range(3):
-            epochs.append(np.concatenate([batches[i] for i in range(len(batches))]))
-            batches.on_epoch_end()
-        assert all(len(set(order)) == 9 for order in epochs)
-        assert not np.array_equal(epochs[0], epochs[1])
-        assert not np.array_equal(epochs[1], epochs[2])
-
-    def test_a_shuffling_fit_is_told_to_stop_shuffling(self, tmp_path):
-        batches = Resume(tmp_path).batches(np.arange(30), batch_size=3)
-        batches[0]
-        with pytest.raises(ResumeError, match="shuffle=False"):
-            batches[5]
-
-    def test_wrong_initial_epoch_is_refused(self, tmp_path):
-        self.fit(tmp_path, 1)
-        resume = Resume(tmp_path)
-        batches = resume.batches((ROWS, ROWS[:, :1]), 4)
-        with pytest.raises(ResumeError, match="initial_epoch"):
-            small_network().fit(batches, epochs=2, shuffle=False, callbacks=[resume], verbose=0)
-
-    def test_another_model_is_refused(self, tmp_path):
-        self.fit(tmp_path, 1)
-        resume = Resume(tmp_path)
-        batches = resume.batches((ROWS, ROWS[:, :1]), 4)
-        with pytest.raises(ResumeError, match="another"):
-            small_network(units=5).fit(
-                batches, epochs=2, initial_epoch=1, shuffle=False, callbacks=[resume], verbose=0
-            )
-
-    def test_a_file_that_is_no_checkpoint_is_refused(self, tmp_path):
-        (tmp_path / "checkpoint.weights.h5").write_bytes(b"not a checkpoint")
-        with pytest.raises(ResumeError, match="checkpoint"):
-            Resume(tmp_path)
-
-    def test_time_budget_pauses_at_an_epoch_and_the_run_goes_on(self, tmp_path):
-        _, resume = self.fit(tmp_path, 3, minutes=1e-9)
-        assert resume.epoch == 1
-        _, resume = self.fit(tmp_path, 3)
-        assert resume.epoch == 3
-
-    def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(self, tmp_path):
-        self.fit(tmp_path, 1)
-        before = (tmp_path / "checkpoint.weights.h5").read_bytes()
-        with pytest.raises(NonFiniteError, match="kept"):
-            self.fit(tmp_path, 2, rows=ROWS * np.nan)
-        assert (tmp_path / "checkpoint.weights.h5").read_bytes() == before
-
-    def test_a_failed_write_leaves_the_old_checkpoint_and_no_rubbish(self, tmp_path, monkeypatch):
-        self.fit(tmp_path, 1)
-        before = (tmp_path / "checkpoint.weights.h5").read_bytes()
-
-        def full_disk(*_):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr("os.replace", full_disk)
-        with pytest.raises(OSError, match="No space"):
-            self.fit(tmp_path, 2)
-        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.weights.h5"]
-        assert (tmp_path / "checkpoint.weights.h5").read_bytes() == before
-
-    @pytest.mark.fault(41)
-    @pytest.mark.parametrize("rows, batch_size", [(0, 4), (3, 4), (4, 0)])
-    def test_data_that_fills_no_batch_is_refused_up_front(self, tmp_path, rows, batch_size):
-        with pytest.raises(ValueError, match="batch_size"):
-            Resume(tmp_path).batches(ROWS[:rows], batch_size=batch_size)
+def test_fit_takes_a_list_of_callbacks_that_keras_has_made():
+    model, seen = small_model(), []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    made = keras.callbacks.CallbackList([callback], add_history=True, model=model)
+    model.fit(IMAGES, batch_size=6, callbacks=made, verbose=0)
+    assert seen == [0]

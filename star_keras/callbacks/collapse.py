@@ -70,7 +70,8 @@ class CollapseMonitor(keras.callbacks.Callback):
         for space, rows in self._embeddings().items():
             spread, rank = evaluation.embedding_spread(rows), evaluation.effective_rank(rows)
             values |= {f"{space}_spread": spread, f"{space}_effective_rank": rank}
-            if rows.shape[1] > 2 and (spread < 0.1 or rank < 1.5) and space not in self._warned:
+            collapsed = rows.shape[1] > 2 and (spread < 0.1 or rank < 1.5) and not _are_probabilities(rows)
+            if collapsed and space not in self._warned:
                 self._warned.add(space)
                 warnings.warn(
                     f"The embeddings {space!r} have collapsed in epoch {epoch}: spread {spread:.3f} (1 is "
@@ -100,3 +101,8 @@ class CollapseMonitor(keras.callbacks.Callback):
                     "rate, or compute in float32."
                 )
         return found
+
+
+def _are_probabilities(rows):
+    """Whether rows are answers of a classifier, which are alike where classes are."""
+    return rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=1e-2)

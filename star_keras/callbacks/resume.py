@@ -1,5 +1,6 @@
 """Store a run after every epoch and go on where it stopped."""
 
+import hashlib
 import json
 import logging
 import os
@@ -10,7 +11,9 @@ import h5py
 import keras
 import numpy as np
 
+from star_keras import backend
 from star_keras.exceptions import NonFiniteError, ResumeError
+from star_keras.layers.finite import nonfinite_layer
 
 _FORMAT = 1
 _RANDOM_STATES = "random_states"
@@ -22,9 +25,11 @@ class Resume(keras.callbacks.Callback):
 
     The model must be built and compiled before `fit`. One file holds weights, optimizer, the states
     of all random generators, the epoch and the history; it is replaced as a whole, so a run that is
-    killed at any moment finds the last finished epoch. The order of the images is not stored but
-    computed, by `batches`, from the seed and the epoch. Put it behind the callbacks whose results
-    its history is to keep. Equal to the last bit is a resumed run where the backend's kernels are:
+    killed at any moment finds the last finished epoch, and so does a `fit` that was interrupted and is
+    called again. The order of the images is not stored but computed, by `batches`, from the seed and the
+    epoch. What the run is made of is stored, too, and compared: optimizer and schedule (a plain learning
+    rate may change), precision, replicas, images, batch size and seed. Put it behind the callbacks whose
+    results its history is to keep. Equal to the last bit is a resumed run where the backend's kernels are:
     TensorFlow sums three or more gradients of one variable, as `STARPretraining` has them, in the
     order its threads finish, unless `tf.config.threading.set_inter_op_parallelism_threads(1)`.
 
@@ -40,8 +45,9 @@ class Resume(keras.callbacks.Callback):
         history: logs of the finished epochs, a dict of lists.
 
     Raises:
-        ResumeError: if the folder holds something else than a checkpoint, or one of another model.
-        NonFiniteError: if the loss of an epoch is not finite; the previous checkpoint stays.
+        ResumeError: if the folder holds something else than a checkpoint, or one of another model or run.
+        NonFiniteError: if the loss of an epoch or a weight after it is not finite; the previous checkpoint
+            stays.
 
     Example:
 
@@ -65,8 +71,10 @@ class Resume(keras.callbacks.Callback):
         self.every = every
         self.minutes = minutes
         self.epoch, self.history = self._read_position()
+        self._stored = self.epoch
         self._longest = 0.0
-        self._restored = False
+        self._restored = self._in_epoch = False
+        self._batches = None
 
     @property
     def path(self):
@@ -81,21 +89,49 @@ class Resume(keras.callbacks.Callback):
         epoch leaves out others.
 
         Args:
-            data: an array, or a tuple `(images, labels)`.
+            data: an array, or what `fit` takes for inputs and targets, such as `(images, labels)`: tuples,
+                lists and dicts of arrays.
             batch_size: rows a batch, over all replicas.
             seed: integer. Defaults to 0.
 
         Returns:
             A `keras.utils.PyDataset`.
         """
-        return _OrderedBatches(data, batch_size, seed, self.epoch)
+        self._batches = _OrderedBatches(data, batch_size, seed, self.epoch)
+        return self._batches
 
     def on_train_begin(self, logs=None):
         self._started = time.monotonic()
         self._longest = 0.0
+        self._check_run()
+        if self._in_epoch:
+            self._go_back()
         if self.epoch and not self._restored:
             self._restore()
         self._restored = True
+
+    def _check_run(self):
+        if not self.model.built:
+            raise ResumeError(
+                "A model must be built before `fit`, or no checkpoint can be read into it later. Received: "
+                f"{self.model.name!r}, not built; call it once, or `model.build` with the shape of a batch."
+            )
+        if self._batches is not None and self.params.get("steps") not in (None, len(self._batches)):
+            raise ResumeError(
+                f"An epoch must be all {len(self._batches)} batches, or a resumed run sees other ones. "
+                f"Received: {self.params['steps']} steps; leave `steps_per_epoch` out of `fit`."
+            )
+
+    def _go_back(self):
+        """After a `fit` that was interrupted within an epoch the model is further than what is stored."""
+        self.epoch, self.history = self._read_position()
+        self._stored = self.epoch
+        if not self.epoch:
+            raise ResumeError(
+                "A `fit` that was interrupted goes on from the last checkpoint. Received: an interruption "
+                f"before there was one in {self.folder}; make the model and `Resume` again."
+            )
+        self._restored = self._in_epoch = False
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch != self.epoch:
@@ -104,25 +140,37 @@ class Resume(keras.callbacks.Callback):
                 f"{self.epoch}. Received: epoch {epoch}; pass `initial_epoch=resume.epoch` to `fit`, or "
                 "another folder for a new run."
             )
+        if self._batches is not None:
+            self._batches.epoch = epoch + 1  # as `fit` counts, which ends an epoch before it begins the first
         self._epoch_started = time.monotonic()
+        self._in_epoch = True
 
     def on_epoch_end(self, epoch, logs=None):
-        logs = {name: float(value) for name, value in (logs or {}).items()}
-        if not np.isfinite(logs.get("loss", 0.0)):
-            raise NonFiniteError(
-                f"The loss of epoch {epoch} must be finite. Received: loss={logs['loss']}. The checkpoint "
-                f"of epoch {self.epoch} in {self.folder} was kept; lower the learning rate or use float32."
-            )
-        self.epoch = epoch + 1
+        logs = {name: np.asarray(value).tolist() for name, value in (logs or {}).items()}
+        self._check_finite(epoch, logs.get("loss", 0.0))
+        self.epoch, self._in_epoch = epoch + 1, False
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
-        last = self.epoch == self.params.get("epochs")
-        paused = self._out_of_time() and not last
-        if last or paused or self.epoch % self.every == 0:
+        if self.epoch % self.every == 0:
             self._store()
-        if paused:
+        if self._out_of_time() and self.epoch != self.params.get("epochs"):
             _LOGGER.warning("Paused after epoch %d: the time is used up; run again to go on.", self.epoch)
             self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        if self.epoch != self._stored:
+            self._store()
+
+    def _check_finite(self, epoch, loss):
+        layer = nonfinite_layer(self.model)
+        if np.isfinite(loss) and layer is None:
+            return
+        found = f"loss={loss}" if layer is None else f"NaN or infinity in the layer {layer.name!r}"
+        raise NonFiniteError(
+            f"The loss of epoch {epoch} and the weights after it must be finite. Received: {found}. The "
+            f"checkpoint of epoch {self.epoch} in {self.folder} was kept; look for NaN in the images, lower "
+            "the learning rate or use float32."
+        )
 
     def _out_of_time(self):
         if self.minutes is None:
@@ -142,9 +190,11 @@ class Resume(keras.callbacks.Callback):
                 file.attrs["star_keras_resume"] = _FORMAT
                 file.attrs["epoch"] = self.epoch
                 file.attrs["history"] = json.dumps(self.history)
+                file.attrs["run"] = json.dumps(self._run(), default=str)
             with open(partial, "r+b") as file:  # Windows asks for the right to write
                 os.fsync(file.fileno())
             os.replace(partial, self.path)
+            self._stored = self.epoch
         finally:
             partial.unlink(missing_ok=True)
 
@@ -170,6 +220,7 @@ class Resume(keras.callbacks.Callback):
         optimizer = self.model.optimizer
         if optimizer is not None and not optimizer.built:
             optimizer.build(self.model.trainable_variables)
+        self._compare_runs()
         try:
             self.model.load_weights(self.path)
             with h5py.File(self.path, "r") as file:
@@ -180,6 +231,35 @@ class Resume(keras.callbacks.Callback):
                 f"The checkpoint in {self.folder} must belong to this model and optimizer. "
                 f"Received: another one ({error}); use another folder for a new run."
             ) from error
+        layer = nonfinite_layer(self.model)
+        if layer is not None:
+            raise NonFiniteError(
+                "A checkpoint must hold finite numbers. Received: NaN or infinity for the layer "
+                f"{layer.name!r} in {self.path}; begin again in another folder."
+            )
+
+    def _run(self):
+        """What must not change while a run goes on, by its name in messages."""
+        run = {"precision": self.model.dtype_policy.name, "replicas": backend.num_replicas()}
+        if self.model.optimizer is not None:
+            run["optimizer"] = _without_rates(keras.optimizers.serialize(self.model.optimizer))
+        return run | ({} if self._batches is None else self._batches.facts())
+
+    def _compare_runs(self):
+        with h5py.File(self.path, "r") as file:
+            before = json.loads(file.attrs.get("run", "{}"))
+        now = json.loads(json.dumps(self._run(), default=str))
+        changed = [
+            f"{name} {now[name]} in place of {before[name]}"
+            for name in before.keys() & now.keys()
+            if before[name] != now[name]
+        ]
+        if changed:
+            raise ResumeError(
+                f"The run in {self.folder} must go on as it began. Received: {'; '.join(sorted(changed))}. "
+                f"Use another folder for a new run; `model.load_weights({str(self.path)!r})` lets it begin "
+                "with these weights."
+            )
 
 
 def _random_states(model):
@@ -188,13 +268,23 @@ def _random_states(model):
     return [variable for variable in model.variables if id(variable) not in stored]
 
 
+def _without_rates(config):
+    """A configuration without its plain learning rates and names, which may change; schedules may not."""
+    if not isinstance(config, dict):
+        return config
+    kept = {name: _without_rates(value) for name, value in config.items() if name != "name"}
+    if isinstance(kept.get("learning_rate"), (int, float)):
+        del kept["learning_rate"]
+    return kept
+
+
 class _OrderedBatches(keras.utils.PyDataset):
     """Batches in an order that depends on `(seed, epoch)` and on nothing else."""
 
     def __init__(self, data, batch_size, seed, epoch):
         super().__init__()
-        self.data = data if isinstance(data, tuple) else (data,)
-        sizes = {len(rows) for rows in self.data}
+        self.data = data
+        sizes = {len(rows) for rows in keras.tree.flatten(data)}
         if len(sizes) != 1:
             raise ValueError(f"All arrays of `data` must have the same length. Received: lengths {sizes}")
         self.rows = sizes.pop()
@@ -223,8 +313,16 @@ class _OrderedBatches(keras.utils.PyDataset):
             self._order = np.random.default_rng((self.seed, self.epoch)).permutation(self.rows)
             self._order_epoch = self.epoch
         rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
-        batch = tuple(array[rows] for array in self.data)
-        return batch if len(batch) > 1 else batch[0]
+        return keras.tree.map_structure(lambda array: array[rows], self.data)
 
     def on_epoch_end(self):
         self.epoch += 1
+
+    def facts(self):
+        """What makes the batches what they are; of the data their number and a few rows."""
+        digest = hashlib.sha256()
+        for array in keras.tree.flatten(self.data):
+            rows = np.linspace(0, self.rows - 1, 64).astype(int)
+            digest.update(np.ascontiguousarray(array[rows]).tobytes())
+        images = f"{self.rows} of digest {digest.hexdigest()[:8]}"
+        return {"images": images, "batch size": int(self.batch_size), "seed": int(self.seed)}

@@ -9,6 +9,7 @@ from keras import ops
 from star_keras.exceptions import ShapeError
 from star_keras.layers import orbits
 from star_keras.layers.arguments import freeze_parts
+from star_keras.layers.image_arrays import LooksAtArrays
 from star_keras.layers.wrapping import (
     Tap,
     Wiring,
@@ -23,7 +24,7 @@ from star_keras.layers.wrapping import (
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
-class EquiTune(keras.Model):
+class EquiTune(LooksAtArrays, keras.Model):
     """Makes a model equivariant, or invariant, to a group without touching it.
 
     With `M` the model and `G` the group, the outputs for `x` are an average over the orbit of `x`:

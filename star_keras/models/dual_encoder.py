@@ -6,11 +6,13 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from star_keras.backend import num_replicas
 from star_keras.exceptions import ShapeError
 from star_keras.layers.arguments import freeze_parts
+from star_keras.layers.image_arrays import look_at_pixels
 from star_keras.models import config as checks
 from star_keras.models import registry
-from star_keras.models.images import check_images, warn_if_scaled
+from star_keras.models.images import check_images
 from star_keras.ops import global_mean, l2_normalize
 
 LOG_MAX_SCALE = float(np.log(100.0))
@@ -70,7 +72,8 @@ class DualEncoder(keras.Model):
     Contrasts are those of one replica's batch.
 
     Raises:
-        ConfigError: if an argument is of the wrong type or out of bounds.
+        ConfigError: if an argument is of the wrong type or out of bounds, or all come to more than 2**28
+            weights.
         ValueError: if words come twice.
         ShapeError: if images are not those that the backbone takes, or labels are not one number for each
             pair.
@@ -99,6 +102,10 @@ class DualEncoder(keras.Model):
         if len(set(vocabulary)) < len(vocabulary):
             twice = next(word for word in vocabulary if list(vocabulary).count(word) > 1)
             raise ValueError(f"`vocabulary` must hold each word once. Received: {twice!r} more than once.")
+        checks.bound_weights(
+            (1, (len(vocabulary) + 1, word_units, word_units, embedding_units)),
+            (1, (backbone.output_shape[-1], embedding_units)),
+        )
         super().__init__(dtype=checks.float_policy(dtype), autocast=False, **kwargs)
         self.backbone = backbone
         self.vocabulary = list(vocabulary)
@@ -176,7 +183,7 @@ class DualEncoder(keras.Model):
         images = inputs["images"]
         check_images(images.shape, self.image_encoder.input_shape, getattr(self.backbone, "minimum_size", 1))
         if not training:
-            warn_if_scaled(images)
+            look_at_pixels(images)
         return {
             "images": l2_normalize(self.image_encoder(ops.cast(images, "float32"), training=training)),
             "texts": l2_normalize(self.text_encoder(inputs["token_ids"], training=training)),
@@ -195,7 +202,7 @@ class DualEncoder(keras.Model):
         alike = ops.cast(ops.expand_dims(labels, 1) == ops.expand_dims(labels, 0), "float32")
         targets = alike / ops.sum(alike, axis=1, keepdims=True)
         rows = _cross_entropies(targets, logits) + _cross_entropies(targets, ops.transpose(logits))
-        return global_mean(rows / 2)
+        return global_mean(rows / 2) + sum(map(ops.sum, self.losses)) / num_replicas()
 
     def _scale(self):
         return ops.exp(ops.minimum(ops.convert_to_tensor(self.log_scale), LOG_MAX_SCALE))

@@ -1,44 +1,35 @@
 """What every image model of the zoo accepts, and what it says about everything else."""
 
-import warnings
-
 import keras
 import numpy as np
 
 from star_keras.exceptions import ShapeError
+from star_keras.layers.image_arrays import LooksAtArrays, look_at_pixels
 from star_keras.models.functional import FunctionalModel
 
 
-class ImageModel(FunctionalModel):
+class ImageModel(LooksAtArrays, FunctionalModel):
     """A functional model of images `(batch, height, width, 3)`, uint8 or float, in [0, 255].
 
-    Anything else is refused with a hint before it is computed on, and images that seem to have been
-    divided by 255 already are warned about: eagerly called, or given as an array to `predict`,
-    `evaluate` or `fit`. Subclasses set `minimum_size`, the smallest side in pixels.
+    Anything else is refused with a hint before it is computed on, and so are pixels that are NaN; images
+    that seem to have been divided by 255 already are warned about: eagerly called, or given as an array to
+    `predict`, `evaluate` or `fit`. Subclasses set `minimum_size`, the smallest side in pixels.
     """
 
     minimum_size = 1
 
-    def __call__(self, images, *args, **kwargs):
-        if isinstance(images, (list, tuple)) and len(images) == 1:
-            images = images[0]  # Keras spells one input both ways
-        images = images if hasattr(images, "shape") else np.asarray(images)
-        check_images(images.shape, self.input_shape, self.minimum_size)
+    def __call__(self, inputs, *args, **kwargs):
+        if isinstance(inputs, (dict, list, tuple)) and len(inputs) == 1:
+            (inputs,) = keras.tree.flatten(inputs)  # Keras spells one input in all these ways
+        inputs = inputs if hasattr(inputs, "shape") else np.asarray(inputs)
+        check_images(inputs.shape, self.input_shape, self.minimum_size)
         if not kwargs.get("training"):
-            warn_if_scaled(images)
-        return super().__call__(images, *args, **kwargs)
+            look_at_pixels(inputs)
+        return super().__call__(inputs, *args, **kwargs)
 
-    def predict(self, x, *args, **kwargs):
-        _look_at_array(x, self.input_shape, self.minimum_size)
-        return super().predict(x, *args, **kwargs)
-
-    def evaluate(self, x=None, *args, **kwargs):
-        _look_at_array(x, self.input_shape, self.minimum_size)
-        return super().evaluate(x, *args, **kwargs)
-
-    def fit(self, x=None, *args, **kwargs):
-        _look_at_array(x, self.input_shape, self.minimum_size)
-        return super().fit(x, *args, **kwargs)
+    def look_at_array(self, x):
+        check_images(x.shape, self.input_shape, self.minimum_size)
+        look_at_pixels(x)
 
 
 def check_images(shape, model_shape, minimum_size):
@@ -78,26 +69,3 @@ def _size_problem(size, model_size, minimum_size):
             "Resize the images, or make the model with `input_shape=(None, None, 3)`, which takes every size."
         )
     return None
-
-
-def warn_if_scaled(images):
-    """Warns when eager float images have no value above 1; says nothing about traced ones."""
-    if isinstance(images, keras.KerasTensor) or "float" not in keras.backend.standardize_dtype(images.dtype):
-        return
-    try:
-        peak = np.max(np.asarray(images), initial=0)
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        return  # a tensor that is being traced has no values yet
-    if 0 < peak <= 1:
-        warnings.warn(
-            f"The largest pixel is {peak:.3g}, but the model takes images in [0, 255] and normalises "
-            "them itself. Pass them unscaled: multiply them by 255 if they were divided before.",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
-def _look_at_array(images, model_shape, minimum_size):
-    if isinstance(images, np.ndarray):
-        check_images(images.shape, model_shape, minimum_size)
-        warn_if_scaled(images[:64])

@@ -8,8 +8,9 @@ import numpy as np
 from keras import ops
 
 from star_keras import backend
+from star_keras.layers.image_arrays import LooksAtArrays
 from star_keras.losses import SoftNearestNeighbor
-from star_keras.training.finite import FiniteCheck
+from star_keras.training.finite import FiniteCheck, before
 from star_keras.training.router_terms import RouterTerms
 from star_keras.training.taps import Taps, layers_of
 
@@ -19,7 +20,7 @@ _DECAY = 0.55
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
-class SoftNearestNeighborRegularization(keras.Model):
+class SoftNearestNeighborRegularization(LooksAtArrays, keras.Model):
     """Trains a classifier while it shapes its hidden layers, by plain `compile` and `fit`.
 
     `loss = compiled loss + weight * reduce(SoftNearestNeighbor(labels, tap) for every tap)`
@@ -122,6 +123,8 @@ class SoftNearestNeighborRegularization(keras.Model):
         self.task_tracker = keras.metrics.Mean(name="task_loss")
         self.tap_trackers = [keras.metrics.Mean(name=f"{tap}_entanglement") for tap in self.taps]
         self.router_trackers = [keras.metrics.Mean(name=term) for term in router_weights or ()]
+        if model.built:
+            self.build(None)
 
     def _scalar(self, name, start, trainable):
         initializer = keras.initializers.Constant(start)
@@ -145,15 +148,19 @@ class SoftNearestNeighborRegularization(keras.Model):
         held_out = kwargs.get("validation_data")
         for labels in (y, held_out[1] if isinstance(held_out, (tuple, list)) else None):
             _check_labels(labels)
-        own = [FiniteCheck(self.taps)]
+        own = [FiniteCheck(self._where)]
         if self.temperature == "annealed":
             own.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.anneal(epoch)))
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            for callback in own:
-                callbacks.append(callback)
-        else:
-            callbacks = [*own, *keras.tree.flatten(callbacks or [])]
-        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        return super().fit(x, y, batch_size, epochs, verbose, before(callbacks, own, self), **kwargs)
+
+    def _where(self, broken):
+        """The first part of the model, from the inputs on, whose own metric is not finite."""
+        for tap in self.taps:
+            if f"{tap}_entanglement" in broken:
+                return f"first in what the layer {tap!r} puts out"
+        if "task_loss" in broken:
+            return f"after the layer {self.taps[-1]!r}: in experts, gates or the compiled loss"
+        return f"in a term of the loss beside the task: {', '.join(broken)}"
 
     def anneal(self, epoch):
         """Sets the annealed temperature of an epoch, counted from 0: for loops without `fit`."""

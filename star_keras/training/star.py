@@ -6,12 +6,14 @@ from keras import ops
 
 from star_keras import backend
 from star_keras.layers import EquivariantPredictor
+from star_keras.layers.image_arrays import LooksAtArrays, look_at_pixels
 from star_keras.losses import NTXent
 from star_keras.ops import global_mean
+from star_keras.training.finite import FiniteCheck, before
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
-class STARPretraining(keras.Model):
+class STARPretraining(LooksAtArrays, keras.Model):
     """Pretrains a backbone on unlabelled images, by plain `compile` and `fit`.
 
     Two views of every image are drawn inside the step. With `z` the projector's embeddings, `x` the
@@ -211,6 +213,16 @@ class STARPretraining(keras.Model):
         sources = ops.concatenate([source] * len(encoded))
         joint = self.predictor(sources, ops.concatenate(encoded), training=training)
         return ops.split(joint, len(encoded))
+
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs):
+        """As `keras.Model.fit`; NaN stops it, in the images, in a loss or in a weight."""
+        if isinstance(x, keras.utils.PyDataset):
+            self._look_at(keras.tree.flatten(x[0])[0])
+        own = [FiniteCheck(lambda broken: f"in {', '.join(name for name in broken if name != 'loss')}")]
+        return super().fit(x, y, batch_size, epochs, verbose, before(callbacks, own, self), **kwargs)
+
+    def look_at_array(self, x):
+        look_at_pixels(x)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if sample_weight is not None:
