@@ -50,13 +50,14 @@ def command_line(run, arguments=None, **defaults):
     return run(**vars(parser.parse_args(arguments)))
 
 
-def set_precision(name="auto"):
+def set_precision(name="auto", folder=None):
     """Sets the dtype policy; "auto" trains two convolutions for a moment and takes what was faster.
 
     Processors without products of bfloat16 train ten times slower in it, others and accelerators faster.
 
     Args:
         name: a dtype policy, or "auto" (the default) for "mixed_bfloat16" or "float32".
+        folder: of a `callbacks.Resume`: "auto" is what the run there began with. Defaults to None.
 
     Returns:
         The name of the policy that was set.
@@ -66,11 +67,33 @@ def set_precision(name="auto"):
     >>> set_precision("float32")
     'float32'
     """
+    if name == "auto" and folder is not None:
+        name = callbacks.Resume(folder).stored_run().get("precision", name)
     if name == "auto":
         name = min(("float32", "mixed_bfloat16"), key=_seconds_of_a_step)
         print(f"Precision: {name}, the faster one here.")
     keras.config.set_dtype_policy(name)
     return name
+
+
+def num_steps(images, batch_size, epochs):
+    """How many steps a run takes: `epochs * (len(images) // batch_size)`.
+
+    Raises:
+        ValueError: if there is none.
+
+    Example:
+
+    >>> num_steps(np.zeros(100), batch_size=32, epochs=2)
+    6
+    """
+    steps = epochs * (len(images) // batch_size) if batch_size > 0 else 0
+    if steps < 1:
+        raise ValueError(
+            f"A run needs at least one epoch of one batch of images. Received: {len(images)} images, "
+            f"batch_size={batch_size}, epochs={epochs}; take a smaller batch or more images."
+        )
+    return steps
 
 
 def set_strategy(name):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import star_keras as sk
-from star_keras import recipes
-from star_keras.recipes import set_precision, sweep
+from star_keras import callbacks, recipes
+from star_keras.recipes import num_steps, set_precision, sweep
 
 RUNS = [{"method": method, "seed": seed} for method in ("plain", "new") for seed in (0, 1)]
 
@@ -63,6 +63,25 @@ def test_auto_precision_is_the_faster_one(faster, policy_afterwards, monkeypatch
     monkeypatch.setattr(recipes, "_seconds_of_a_step", lambda policy: 1 if policy == faster else 2)
     assert set_precision() == faster == keras.config.dtype_policy().name
     assert faster in capsys.readouterr().out
+
+
+def test_auto_precision_of_a_run_that_goes_on_is_that_it_began_with(tmp_path, policy_afterwards, monkeypatch):
+    monkeypatch.setattr(recipes, "_seconds_of_a_step", {"mixed_bfloat16": 2.0, "float32": 1.0}.get)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    resume = callbacks.Resume(tmp_path)
+    batches = resume.batches((np.ones((4, 2)), np.ones((4, 1))), batch_size=2)
+    assert set_precision("auto", tmp_path) == "float32"
+    model.fit(batches, shuffle=False, callbacks=[resume], verbose=0)
+    assert set_precision("auto", tmp_path) == "mixed_bfloat16"
+
+
+def test_a_run_without_a_step_is_refused():
+    assert num_steps(range(70), 32, 3) == 6
+    for few in ((range(31), 32, 3), (range(70), 32, 0), (range(70), 0, 1)):
+        with pytest.raises(ValueError, match="at least one epoch of one batch"):
+            num_steps(*few)
 
 
 def test_auto_precision_is_measured_and_a_named_one_is_taken(policy_afterwards):

@@ -295,3 +295,9 @@ def test_fit_takes_a_list_of_callbacks_that_keras_has_made():
     made = keras.callbacks.CallbackList([callback], add_history=True, model=model)
     model.fit(IMAGES, batch_size=6, callbacks=made, verbose=0)
     assert seen == [0]
+
+
+def test_a_backbone_that_is_not_built_is_refused():
+    unbuilt = keras.Sequential([keras.layers.GlobalAveragePooling2D()])
+    with pytest.raises(ValueError, match="a Sequential without an `input_shape`.*keras.Input"):
+        sk.training.STARPretraining(unbuilt, sk.augmentation.star_views(16), sk.layers.Projector(4))

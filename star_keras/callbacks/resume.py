@@ -245,9 +245,15 @@ class Resume(keras.callbacks.Callback):
             run["optimizer"] = _without_rates(keras.optimizers.serialize(self.model.optimizer))
         return run | ({} if self._batches is None else self._batches.facts())
 
-    def _compare_runs(self):
+    def stored_run(self):
+        """What the stored run is made of, such as its "precision", a dict; {} for a new one."""
+        if not self.path.exists():
+            return {}
         with h5py.File(self.path, "r") as file:
-            before = json.loads(file.attrs.get("run", "{}"))
+            return json.loads(file.attrs.get("run", "{}"))
+
+    def _compare_runs(self):
+        before = self.stored_run()
         now = json.loads(json.dumps(self._run(), default=str))
         changed = [
             f"{name} {now[name]} in place of {before[name]}"

@@ -61,8 +61,8 @@ class STARPretraining(LooksAtArrays, keras.Model):
         `invariant_2`, `equivariant_1`, `equivariant_2`, `prediction_1`, `prediction_2`.
 
     Raises:
-        ValueError: if a weight is negative or both are 0, `passes` is unknown, or the default
-            predictor is asked for and the backbone's image size is not fixed.
+        ValueError: if a weight is negative or both are 0, `passes` is unknown, the backbone is not built,
+            or the default predictor is asked for and the backbone's image size is not fixed.
 
     Example:
 
@@ -103,6 +103,12 @@ class STARPretraining(LooksAtArrays, keras.Model):
             )
         if passes not in ("separate", "joint"):
             raise ValueError(f'`passes` must be "separate" or "joint". Received: passes={passes!r}')
+        if not isinstance(getattr(backbone, "input_shape", None), tuple):
+            raise ValueError(
+                "`backbone` must be a built model of one batch of images, such as `keras.Model(inputs, "
+                f"features)`. Received: a {type(backbone).__name__} without an `input_shape`; begin it with "
+                "`keras.Input`."
+            )
         super().__init__(autocast=False, **kwargs)
         self.backbone = backbone
         self.augmentation = augmentation

@@ -25,7 +25,7 @@ def run(
     measure=False,
     publish=False,
 ):
-    precision = sk.recipes.set_precision(precision)
+    precision = sk.recipes.set_precision(precision, folder)
     keras.utils.set_random_seed(seed)
 
     # Data
@@ -43,7 +43,7 @@ def run(
 
     # Optimiser: weight decay of 1e-4, coupled through momentum as in the paper, is 1e-3 for Keras.
     batch_size = 128
-    schedule = keras.optimizers.schedules.CosineDecay(0.1, epochs * (len(images) // batch_size))
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, sk.recipes.num_steps(images, batch_size, epochs))
     model.compile(
         keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=1e-3),
         "sparse_categorical_crossentropy",

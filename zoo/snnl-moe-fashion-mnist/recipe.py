@@ -39,7 +39,7 @@ def run(
     measure=False,
     publish=False,
 ):
-    precision = sk.recipes.set_precision(precision)
+    precision = sk.recipes.set_precision(precision, folder)
     keras.utils.set_random_seed(seed)
 
     # Data: grey images become three equal channels.

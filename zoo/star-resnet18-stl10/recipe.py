@@ -24,7 +24,7 @@ def run(
     seed=0,
     smoke=False,
 ):
-    precision = sk.recipes.set_precision(precision)
+    precision = sk.recipes.set_precision(precision, folder)
     sk.recipes.set_strategy(strategy)
     keras.utils.set_random_seed(seed)
 
@@ -56,7 +56,7 @@ def run(
     model.build(images.shape)
 
     # Optimiser: the paper's SGD couples decay and momentum; 5e-4 / (1 - 0.9) is the same rule for Keras.
-    schedule = keras.optimizers.schedules.CosineDecay(0.03, epochs * (len(images) // batch_size))
+    schedule = keras.optimizers.schedules.CosineDecay(0.03, sk.recipes.num_steps(images, batch_size, epochs))
     model.compile(keras.optimizers.SGD(schedule, momentum=0.9, weight_decay=5e-3))
     sk.recipes.pretrain(model, images, (known, labels), folder, epochs, batch_size, seed, minutes)
     return model

@@ -31,6 +31,7 @@ def run(
     precision="auto",
     strategy="one",
     seed=0,
+    batch_size=256,
     smoke=False,
     measure=False,
     publish=False,
@@ -39,14 +40,14 @@ def run(
         raise ValueError(f"`method` must be 'star' or 'simclr'. Received: method={method!r}")
     if (measure or publish) and images != OWN:
         raise ValueError(f"`measure` and `publish` are for {OWN}. Received: images={images!r}")
-    precision = sk.recipes.set_precision(precision)
+    precision = sk.recipes.set_precision(precision, folder)
     sk.recipes.set_strategy(strategy)
     keras.utils.set_random_seed(seed)
 
     # Data: labels are for the probes alone.
     train = sk.data.load("fashion_mnist" if smoke and images == OWN else images, size=32)
     images, labels = sk.data.to_rgb(train.images), train.labels
-    batch_size, units, num_experts = 256, 512, 16 if method == "star" else 1
+    units, num_experts = 512, 16 if method == "star" else 1
     if smoke:
         images, labels, epochs, batch_size, units = images[:64], labels[:64], min(epochs, 2), 32, 16
 
@@ -66,7 +67,7 @@ def run(
     # Optimiser: the paper's SGD couples decay and momentum; 5e-4 / (1 - 0.9) is the same rule for Keras.
     # Short runs need a higher rate than the paper's 0.03 for 200 epochs.
     rate = 0.03 if epochs >= 100 else 0.06
-    schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * (len(images) // batch_size))
+    schedule = keras.optimizers.schedules.CosineDecay(rate, sk.recipes.num_steps(images, batch_size, epochs))
     model.compile(keras.optimizers.SGD(schedule, momentum=0.9, weight_decay=5e-3))
 
     history = sk.recipes.pretrain(model, images, (images, labels), folder, epochs, batch_size, seed, minutes)

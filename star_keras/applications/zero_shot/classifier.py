@@ -73,7 +73,7 @@ class ZeroShotClassifier(ImageModel):
             "class_names": self.class_names,
             "logit_scale": self.logit_scale,
             "name": self.name,
-            "trainable": self.trainable,
+            "trainable": self.trainability(),
         }
 
     @classmethod
