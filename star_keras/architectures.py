@@ -12,6 +12,7 @@ from star_keras.models.equivariant_sequence import OPTIONS as ORBIT_OPTIONS
 from star_keras.models.equivariant_sequence import EquivariantSequenceToSequence
 from star_keras.models.lambda_equitune import LambdaEquiTune
 from star_keras.models.q_network import EquiTuneQNetwork, QNetwork
+from star_keras.models.sequence_to_sequence import CELLS
 from star_keras.training import STARPretraining
 
 TASKS = ("invariant", "equivariant")
@@ -44,6 +45,7 @@ _NUMBERS = {
     "invariance_weight": checks.number(0, 1e6),
     "equivariance_weight": checks.number(0, 1e6),
     "passes": checks.choice("separate", "joint"),
+    "seed": checks.integer(0, 2**32 - 1),
 }
 OPTIONS = {
     "backbone": registry.nested_backbone,
@@ -59,10 +61,11 @@ def build_star(backbone, projector, predictor, dtype=None, name=None, **numbers)
     backbone = create(backbone.pop("architecture"), dtype=dtype, **backbone)
     features, units, experts = backbone.output_shape[-1], projector["units"], projector["num_experts"]
     predicted = units + predictor.get("embedding_units", 128)
+    routers = len(TASKS) if projector.get("routing", "learned") == "learned" and experts > 1 else 0
     checks.bound_weights(
         (experts, (features, *projector.get("hidden_units", ()), units)),
-        (len(TASKS), (features, *projector.get("router_units", ()), experts)),
-        (1, (predicted, *predictor.get("hidden_units", ()), units)),
+        (routers, (features, *projector.get("router_units", ()), experts)),
+        (1, (predicted, *predictor.get("hidden_units", (512, 512)), units)),
     )
     height, width, channels = backbone.input_shape[1:]
     model = STARPretraining(
@@ -123,9 +126,11 @@ def describe_lambda_equitune(model):
 
 def build_equitune_q_network(network, states, actions, dtype=None, name=None, **options):
     """An `EquiTuneQNetwork`, from plain data."""
-    checks.bound_weights((1, (*options.get("score_units", ()), 1)))
     network = dict(network)
     network = create(network.pop("architecture"), dtype=dtype, **network)
+    if options.get("weighting") == "lambda":
+        features = (network.state_size, *network.hidden_units)[-1]
+        checks.bound_weights((1, (features, *options.get("score_units", ()), 1)))
     try:
         return EquiTuneQNetwork(network, Linear(states), Permutation(actions), name=name, **options)
     except ValueError as error:
@@ -152,6 +157,8 @@ def build_equivariant_seq2seq(model, rings, dtype=None, name=None, **options):
     """A built `EquivariantSequenceToSequence` with a `VocabularyCycle`, from plain data."""
     model = dict(model)
     model = create(model.pop("architecture"), dtype=dtype, **model)
+    if options.get("weighting") == "lambda":
+        checks.bound_weights((1, (model.units, *options.get("hidden_units", ()), 1)))
     try:
         group = VocabularyCycle(rings, model.vocabulary_size)
         equivariant = EquivariantSequenceToSequence(model, group, name=name, **options)
@@ -171,6 +178,20 @@ def describe_equivariant_seq2seq(model):
         "rings": model.group.rings,
         **{key: _plain(getattr(model, key)) for key in ORBIT_OPTIONS},
     }
+
+
+def _nested_in(*architectures):
+    """A check for the configuration of a model inside another, of one of a few architectures."""
+
+    def check(key, value):
+        config = registry.nested(key, value)
+        if config["architecture"] not in architectures:
+            raise checks.wrong(
+                f"{key}.architecture", f"one of {', '.join(architectures)}", config["architecture"]
+            )
+        return config
+
+    return check
 
 
 def _plain(value):
@@ -212,7 +233,7 @@ registry.register(
     build_equitune_q_network,
     describe_equitune_q_network,
     {
-        "network": registry.nested,
+        "network": _nested_in("q_network"),
         "states": checks.sequence(checks.sequence(_ROW, 1, 64), 1, 64),
         "actions": checks.sequence(checks.sequence(checks.integer(0, 65_535), 1, 65_536), 1, 64),
         "weighting": checks.choice("mean", "argmin", "lambda"),
@@ -226,7 +247,7 @@ registry.register(
     build_equivariant_seq2seq,
     describe_equivariant_seq2seq,
     {
-        "model": registry.nested,
+        "model": _nested_in(*(f"{cell}_seq2seq" for cell in CELLS)),
         "rings": checks.sequence(checks.sequence(checks.integer(0, 65_535), 1, 1024), 1, 1024),
         **ORBIT_OPTIONS,
     },

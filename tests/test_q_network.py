@@ -117,7 +117,7 @@ def test_networks_of_states_are_verified_by_fixed_states():
         ("q_network", {"state_size": 4, "num_actions": 2, "num_classes": 3}, "num_classes"),
         ("equitune_q_network", {**GRID, "actions": [[0, 1], [1, 0]]}, "`actions` does not fit"),
         ("equitune_q_network", {**GRID, "states": [[[2.0]]]}, "identity"),
-        ("equitune_q_network", {**GRID, "score_units": [2**16] * 3}, "weights"),
+        ("equitune_q_network", {**GRID, "weighting": "lambda", "score_units": [2**16] * 3}, "weights"),
     ],
 )
 def test_impossible_networks_are_refused(architecture, config, message):

@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from star_keras.layers.initialization import torch_kernel
+from star_keras.models import config as checks
 from star_keras.models.images import ImageModel
 
 
@@ -21,7 +22,7 @@ class OnBackbone(ImageModel):
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             **{name: getattr(self, name) for name in self.arguments},
             "name": self.name,
-            "trainable": self.trainable,
+            "trainable": self.trainability(),
         }
 
     @classmethod
@@ -50,6 +51,7 @@ class Classifier(OnBackbone):
 
     Raises:
         ValueError: if `num_classes` is not a positive integer.
+        ConfigError: if the head would have more than 2**28 weights.
 
     Example:
 
@@ -65,6 +67,7 @@ class Classifier(OnBackbone):
             raise ValueError(
                 f"`num_classes` must be a positive integer. Received: num_classes={num_classes!r}"
             )
+        checks.bound_weights((1, (backbone.output_shape[-1], num_classes)))
         head = layers.Dense(
             num_classes,
             activation=classifier_activation,

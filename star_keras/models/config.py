@@ -1,5 +1,7 @@
 """Plain JSON descriptions of models: read with suspicion, every value checked before anything is built."""
 
+import contextlib
+import contextvars
 import itertools
 import json
 import math
@@ -9,11 +11,13 @@ from pathlib import Path
 
 import keras
 
-from star_keras.exceptions import ConfigError
+from star_keras.exceptions import ConfigError, ShapeError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 12
 MAX_WEIGHTS = 2**28
+
+_held = contextvars.ContextVar("held", default=math.inf)
 
 
 def read_json(path):
@@ -78,20 +82,37 @@ def _depth(content):
     return 1 + max(map(_depth, content), default=0) if isinstance(content, list) else 0
 
 
-def bound_weights(*stacks):
-    """Raises ConfigError where dense layers come to too much together, before anything is allocated.
+def bound_weights(*stacks, most=MAX_WEIGHTS):
+    """Refuses dense layers that come to too much together, before anything is allocated.
 
     Each width has a bound of its own.
 
     Args:
         *stacks: `(copies, widths)` of layers, one behind the other.
+        most: number of weights. Defaults to 2**28.
+
+    Raises:
+        ConfigError: if there are more.
+        ShapeError: if there are more than the file holds that the model is made for; see `held_by_file`.
     """
     weights = sum(copies * a * b for copies, widths in stacks for a, b in itertools.pairwise(widths))
-    if weights > MAX_WEIGHTS:
-        raise ConfigError(
-            f"Units, experts and routers may come to {MAX_WEIGHTS} weights. Received: {weights}. "
-            "Make them smaller."
+    if weights > most:
+        raise ConfigError(f"All layers may come to {most} weights. Received: {weights}. Make them smaller.")
+    if weights > _held.get():
+        raise ShapeError(
+            f"A file of weights must hold the {weights} that its configuration asks for at least. Received: "
+            f"a file that holds at most {_held.get()}. It belongs to another architecture or configuration."
         )
+
+
+@contextlib.contextmanager
+def held_by_file(weights):
+    """Within, no model is made that needs more weights than the file has that it is made for."""
+    token = _held.set(weights)
+    try:
+        yield
+    finally:
+        _held.reset(token)
 
 
 def validate(config, options, required=(), where=""):
@@ -246,8 +267,7 @@ def float_policy(dtype=None):
     if policy.quantization_mode is not None or policy.variable_dtype not in ("float32", "float64"):
         raise ConfigError(
             "The dtype policy must be 'float32', 'float64', 'mixed_bfloat16' or 'mixed_float16': batch "
-            f"statistics need more than 16 bits. Received: {policy.name!r}. For integers, make the model in "
-            "float32 first and use `model.quantize`."
+            f"statistics need more than 16 bits. Received: {policy.name!r}"
         )
     return policy
 

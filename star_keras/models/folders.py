@@ -1,12 +1,15 @@
 """Trained models from the zoo or a folder, and models into folders."""
 
+import contextlib
 import dataclasses
+import functools
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
 
-from star_keras.exceptions import ConfigError, IntegrityError, PresetError
+from star_keras.exceptions import ConfigError, IntegrityError, OfflineError, PresetError
 from star_keras.models import config as checks
 from star_keras.models import registry
 from star_keras.models import weights as weight_files
@@ -52,14 +55,28 @@ class _Source:
     path: Path
     file: dict | None
 
-    def read_into(self, model, group=""):
+    @contextlib.contextmanager
+    def opened(self, weights):
+        """What fills a model, or a group of it, with the weights; within, none is made that needs more."""
+        if not weights:
+            yield lambda model, group="": None
+            return
+        with self._open() as file, checks.held_by_file(weight_files.count(file)):
+            yield functools.partial(weight_files.read, file)
+
+    def _open(self):
         if self.file is not None:
-            weight_files.check_file(self.path, self.file["bytes"], self.file["sha256"])
-        elif not self.path.is_file():
+            record = self.file["bytes"], self.file["sha256"]
+            with contextlib.suppress(OfflineError, FileNotFoundError):
+                return weight_files.open_file(
+                    self.path.with_name(_waiting_name(self.file["sha256"])), *record
+                )
+            return weight_files.open_file(self.path, *record)
+        if not self.path.is_file():
             raise IntegrityError(
                 f"{self.path.parent} must hold {WEIGHTS_NAME}. Received: a folder without it."
             )
-        weight_files.read(self.path, model, group)
+        return weight_files.open_file(self.path)
 
     @property
     def parts(self):
@@ -109,6 +126,16 @@ def load(name_or_folder, weights=True, num_classes=None, part=None, **overrides)
     (None, 3)
     """
     source = _find(name_or_folder)
+    while True:
+        try:
+            return _load(source, weights, num_classes, part, dict(overrides))
+        except IntegrityError:
+            before, source = source, _find(name_or_folder)
+            if source == before:  # else another model took its place just now
+                raise
+
+
+def _load(source, weights, num_classes, part, overrides):
     part = source.parts[0] if part is None else part
     if part not in source.parts:
         raise ValueError(
@@ -121,9 +148,9 @@ def load(name_or_folder, weights=True, num_classes=None, part=None, **overrides)
             f"Received: num_classes={num_classes!r}. Leave one of the two out."
         )
     if part != "backbone":
-        model = registry.create(source.architecture, **{**source.config, **overrides})
-        if weights:
-            source.read_into(model)
+        with source.opened(weights) as fill:
+            model = registry.create(source.architecture, **{**source.config, **overrides})
+            fill(model)
         return model
     if num_classes is None:
         return _load_backbone(source, weights, overrides)
@@ -171,7 +198,8 @@ def save(model, folder, float16=False, overwrite=False):
         FileExistsError: if the folder is not empty and `overwrite` is False.
         ConfigError: if `create` cannot make such a model.
         NonFiniteError: if a weight is NaN or infinite.
-        OSError: if the folder cannot be written; nothing is left behind, and a model that was there stays.
+        OSError: if the folder cannot be written. It then holds, as at every moment of the replacement, the
+            model that was there or the new one, whole.
 
     Example:
 
@@ -194,13 +222,36 @@ def save(model, folder, float16=False, overwrite=False):
     try:
         _write(model, architecture, config, part, float16)
         if folder.is_dir():
-            # The configuration goes last: it holds the hash, so that no mix of two models can be loaded.
-            for name in (WEIGHTS_NAME, CONFIG_NAME):
-                os.replace(part / name, folder / name)
+            replace_files(part, folder)
         else:
             os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def replace_files(new, folder):
+    """Moves a model out of the folder `new` into another, where `load` finds one of the two at every moment.
+
+    The weights wait under a name made of their hash, where `load` looks for those that a configuration
+    names; so the configuration alone says which model is there, and it is replaced in one step.
+    """
+    waiting = folder / _waiting_name(weight_files.file_hash(new / WEIGHTS_NAME))
+    waits_already = waiting.exists()  # and may be all there is of the model: a replacement was interrupted
+    os.replace(new / WEIGHTS_NAME, waiting)
+    try:
+        os.replace(new / CONFIG_NAME, folder / CONFIG_NAME)
+    except OSError:
+        if not waits_already:
+            waiting.unlink()
+        raise
+    os.replace(waiting, folder / WEIGHTS_NAME)
+    for file in folder.iterdir():  # of those that never got so far
+        if re.fullmatch(_waiting_name("[0-9a-f]{64}"), file.name):
+            file.unlink(missing_ok=True)
+
+
+def _waiting_name(sha256):
+    return f".{sha256}.{WEIGHTS_NAME}"
 
 
 def _write(model, architecture, config, folder, float16):
@@ -244,14 +295,14 @@ def _load_backbone(source, weights, overrides):
     key = registry.architecture(source.architecture).backbone
     if key is not None:
         config = dict(config[key])
-        backbone = registry.create(config.pop("architecture"), **{**config, **overrides})
-        if weights:
-            source.read_into(backbone, group=key)
+        with source.opened(weights) as fill:
+            backbone = registry.create(config.pop("architecture"), **{**config, **overrides})
+            fill(backbone, key)
         return backbone
     head = {key: config.pop(key) for key in registry.HEAD_OPTIONS if key in config}
-    backbone = registry.create(source.architecture, **{**config, **overrides})
-    if weights:
-        source.read_into(Classifier(backbone, **head) if head.get("num_classes") else backbone)
+    with source.opened(weights) as fill:
+        backbone = registry.create(source.architecture, **{**config, **overrides})
+        fill(Classifier(backbone, **head) if weights and head.get("num_classes") else backbone)
     return backbone
 
 

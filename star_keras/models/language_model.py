@@ -297,10 +297,10 @@ def _check_sizes(vocabulary_size, max_length, units, num_layers, num_heads, hidd
     """Raises ConfigError unless heads share the units, and weights are of a size that fits, all together."""
     if units % num_heads:
         raise ConfigError(f"`num_heads` must divide `units`. Received: units={units}, num_heads={num_heads}.")
-    block = units * (4 * units + 2 * (hidden_units or 4 * units))
-    weights = units * (vocabulary_size + max_length) + num_layers * block
-    if weights > MAX_WEIGHTS:
-        raise ConfigError(
-            f"The model may have {MAX_WEIGHTS} weights. Received: arguments that come to {weights}. "
-            "Make it smaller."
-        )
+    checks.bound_weights(
+        (1, (vocabulary_size, units)),
+        (1, (max_length, units)),
+        (4 * num_layers, (units, units)),
+        (num_layers, (units, hidden_units or 4 * units, units)),
+        most=MAX_WEIGHTS,
+    )

@@ -108,7 +108,7 @@ class MoECNN(ImageModel):
         checks.bound_weights(
             (1, (flat, code_units)),
             (num_experts, (code_units, *hidden_units, num_classes)),
-            (1, (code_units, *router_units, num_experts)),
+            (int(num_experts > 1), (code_units, *router_units, num_experts)),
         )
         policy = checks.float_policy(dtype)
         images = keras.Input(tuple(input_shape), dtype="float32", name="images")
@@ -154,7 +154,7 @@ class MoECNN(ImageModel):
             **self.arguments,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
-            "trainable": self.trainable,
+            "trainable": self.trainability(),
         }
 
     @classmethod

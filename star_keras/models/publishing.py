@@ -12,7 +12,7 @@ from star_keras import data
 from star_keras.exceptions import IntegrityError
 from star_keras.models import registry
 from star_keras.models.config import to_json
-from star_keras.models.folders import FORMAT, WEIGHTS_NAME, load, save, write_text
+from star_keras.models.folders import FORMAT, WEIGHTS_NAME, load, replace_files, save, write_text
 from star_keras.models.weights import file_hash
 
 NUM_IMAGES, NUM_DIMENSIONS = 8, 16
@@ -68,8 +68,7 @@ def publish(model, name, *, description, task, training_data, license, results, 
         save(model, staged, float16=True)
         embeddings = embed_fixed_inputs(load(staged, dtype="float32"))
         path.parent.mkdir(exist_ok=True)
-        for file in staged.iterdir():
-            file.replace(path.parent / file.name)
+        replace_files(staged, path.parent)
     record = {
         "description": description,
         "architecture": architecture,

@@ -35,7 +35,7 @@ class QNetwork(FunctionalModel):
     Input shape: `(batch, state_size)`. Output shape: `(batch, num_actions)`, float32.
 
     Raises:
-        ConfigError: if a size is no positive integer.
+        ConfigError: if a size is no positive integer, or all come to more than 2**28 weights.
 
     Example:
 
@@ -49,6 +49,7 @@ class QNetwork(FunctionalModel):
     def __init__(self, state_size, num_actions, hidden_units=(64, 64), dtype=None, name=None, trainable=True):
         sizes = {"state_size": state_size, "num_actions": num_actions, "hidden_units": hidden_units}
         sizes = checks.validate(sizes, OPTIONS)
+        checks.bound_weights((1, (sizes["state_size"], *sizes["hidden_units"], sizes["num_actions"])))
         states = keras.Input((sizes["state_size"],), dtype="float32", name="states")
         hidden, width = states, sizes["state_size"]
         for number, units in enumerate(sizes["hidden_units"], start=1):
@@ -69,7 +70,7 @@ class QNetwork(FunctionalModel):
             **describe(self),
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "name": self.name,
-            "trainable": self.trainable,
+            "trainable": self.trainability(),
         }
 
     @classmethod
@@ -162,7 +163,7 @@ class EquiTuneQNetwork(FunctionalModel):
             "weighting": self.weighting,
             "score_units": self.score_units,
             "name": self.name,
-            "trainable": self.trainable,
+            "trainable": self.trainability(),
         }
 
     @classmethod

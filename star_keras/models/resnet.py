@@ -163,7 +163,7 @@ class ResNet(ImageModel):
             "std": self.std,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
-            "trainable": self.trainable,
+            "trainable": self.trainability(),
         }
 
     @classmethod

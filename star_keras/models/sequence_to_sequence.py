@@ -11,6 +11,7 @@ from star_keras.layers.arguments import freeze_parts
 from star_keras.models import config as checks
 
 CELLS = {"gru": layers.GRU, "lstm": layers.LSTM, "rnn": layers.SimpleRNN}
+GATES = {"gru": 3, "lstm": 4, "rnn": 1}
 OPTIONS = {
     "vocabulary_size": checks.integer(4, 65_536),
     "units": checks.integer(1, 4096),
@@ -46,7 +47,8 @@ class SequenceToSequence(keras.Model):
     Output shape: logits `(batch, steps, vocabulary_size)`, float32: at each step those of the next action.
 
     Raises:
-        ConfigError: if an argument is of the wrong type or out of bounds.
+        ConfigError: if an argument is of the wrong type or out of bounds, or all come to more than 2**28
+            weights.
         ShapeError: if a sentence is longer than `max_command` words or `max_actions + 1` steps.
         ValueError: if tokens lie outside the vocabulary; seen where they have values, as they do eagerly.
 
@@ -81,6 +83,10 @@ class SequenceToSequence(keras.Model):
         }
         checks.choice(*CELLS)("cell", cell)
         checks.validate(arguments, OPTIONS)
+        states = 2 if cell == "lstm" else 1
+        checks.bound_weights(
+            (2, (vocabulary_size, units)), (6 * GATES[cell], (units, units)), (2 + states, (2 * units, units))
+        )
         policy = checks.float_policy(dtype)
         super().__init__(dtype=policy, **kwargs)
         self.cell = cell
@@ -94,7 +100,6 @@ class SequenceToSequence(keras.Model):
                 units, return_sequences=True, return_state=True, dtype=policy, name=name, **options
             )
 
-        states = 2 if cell == "lstm" else 1
         self.embedding = layers.Embedding(vocabulary_size, units, dtype=policy, name="embedding")
         self.embedding_dropout = layers.Dropout(dropout, dtype=policy, name="embedding_dropout")
         self.forward_encoder = recurrent("forward_encoder")

@@ -5,21 +5,26 @@ is in a file is a stranger's word until its hash matches, and no variable of a m
 every variable of the file has been found to fit.
 """
 
+import contextlib
 import functools
 import hashlib
 import logging
+import math
+import os
 import re
+import zlib
 from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 
-from star_keras.exceptions import IntegrityError, NonFiniteError, OfflineError, ShapeError
+from star_keras.exceptions import ConfigError, IntegrityError, NonFiniteError, OfflineError, ShapeError
 
 LOGGER = logging.getLogger("star_keras")
 MAX_OBJECTS = 100_000
 MAX_DEPTH = 32
+MAX_PACKING = 1032  # deflate makes nothing smaller than this
 HARMLESS_FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
 BFLOAT16 = np.dtype("V2")  # HDF5 has no such number; Keras stores the two bytes
 
@@ -33,8 +38,12 @@ def zoo_folder():
     return (checkout if (checkout / "pyproject.toml").is_file() else package) / "zoo"
 
 
-def check_file(path, size, sha256):
-    """Raises unless the file exists with the right size and hash; remembers what it has hashed.
+def open_file(path, size=None, sha256=None):
+    """A file of weights, open for `count` and `read`: what was checked is read, whatever takes its place.
+
+    Args:
+        path: of the file.
+        size, sha256: that it must have; hashes are remembered. Default to None, any.
 
     Raises:
         OfflineError: if there is no such file.
@@ -47,13 +56,24 @@ def check_file(path, size, sha256):
             "fetches nothing. Put the file there, reinstall star_keras, or pass `weights=False` for a "
             "model with random weights."
         )
-    found = path.stat().st_size
+    file = open(path, "rb")
+    try:
+        if size is not None:
+            _check_record(file, path, size, sha256)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _check_record(file, path, size, sha256):
+    found = os.fstat(file.fileno()).st_size
     if found != size:
         raise IntegrityError(
             f"{path} must have {size} bytes. Received: {found} bytes, a truncated or different file. "
             "Restore the file it was."
         )
-    found = file_hash(path)
+    found = _hash(file)
     if found != sha256:
         raise IntegrityError(
             f"{path} must have the SHA-256 {sha256[:12]}... Received: {found[:12]}..., a damaged or "
@@ -63,12 +83,16 @@ def check_file(path, size, sha256):
 
 def file_hash(path):
     """The SHA-256 of a file in hexadecimal, computed once for each state of the file."""
-    path = Path(path).resolve()
-    status = path.stat()
+    with open(path, "rb") as file:
+        return _hash(file)
+
+
+def _hash(file):
+    status = os.fstat(file.fileno())
+    path = Path(file.name).resolve()
     key = (path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if key not in _hashes:
-        with open(path, "rb") as file:
-            _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return _hashes[key]
 
 
@@ -81,9 +105,16 @@ def write(path, model, float16=False):
         float16: whether numbers are stored with 16 bits, half the size, wherever they all fit.
 
     Raises:
+        ConfigError: if the model was quantised.
         NonFiniteError: if a variable holds NaN or infinity.
     """
     variables = {name: _to_numpy(value) for name, value in _variables(model).items()}
+    quantised = [name for name, value in variables.items() if value.dtype == "int8"]
+    if quantised:
+        raise ConfigError(
+            f"Weights must be floating-point numbers. Received: integers at {quantised[0]!r}; save the model "
+            "before `quantize`, and quantise what is loaded."
+        )
     _refuse_non_finite(variables)
     with h5py.File(path, "x") as file:
         for name, value in variables.items():
@@ -96,11 +127,22 @@ def write(path, model, float16=False):
                 file.create_dataset(name, data=value)
 
 
-def read(path, model, group=""):
+def count(file):
+    """How many numbers a file of `open_file` holds at most, by its own word and by its size.
+
+    Raises:
+        IntegrityError: as `read`.
+    """
+    with _datasets(file) as (found, _):
+        numbers = sum(data.size or 0 for data in found.values())
+    return min(numbers, MAX_PACKING * os.fstat(file.fileno()).st_size)
+
+
+def read(file, model, group=""):
     """Assigns the weights in a file to a built model: all of them, or none and an error.
 
     Args:
-        path: of a file in the layout of `.weights.h5`.
+        file: path of a file in the layout of `.weights.h5`, or one of `open_file`.
         model: a built model.
         group: the part of the file that belongs to the model, such as "backbone". Defaults to the
             whole file.
@@ -111,31 +153,41 @@ def read(path, model, group=""):
         ShapeError: if a variable is missing, left over or has another shape.
         NonFiniteError: if a number is NaN or infinite.
     """
-    path = Path(path)
     expected = _variables(model)
-    try:
-        # A file object rather than a name: HDF5 then takes no lock and writes nothing.
-        with open(path, "rb") as raw, h5py.File(raw, "r") as file:
-            found = _datasets(file, path)
-            if group:
-                found = {
-                    name.removeprefix(f"{group}/"): data
-                    for name, data in found.items()
-                    if name.startswith(f"{group}/")
-                }
-            _compare(path, expected, found)
-            values = {name: _numbers(found[name], value.dtype) for name, value in expected.items()}
-    except (IntegrityError, ShapeError):
-        raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise IntegrityError(
-            f"{path} must be a whole HDF5 file of weights. Received: {str(error)[:200]}. Restore the file."
-        ) from error
+    with _datasets(file) as (found, path):
+        if group:
+            found = {
+                name.removeprefix(f"{group}/"): data
+                for name, data in found.items()
+                if name.startswith(f"{group}/")
+            }
+        _compare(path, expected, found)
+        for name in expected:
+            _check_packing(found[name], path, name)
+        values = {name: _numbers(found[name], value.dtype) for name, value in expected.items()}
     _refuse_non_finite(values, path)
     _assign(model, values)
 
 
-def _datasets(file, path):
+@contextlib.contextmanager
+def _datasets(file):
+    """`({name: dataset}, path)` of a path or an open file; whatever HDF5 trips over is an IntegrityError."""
+    by_name = isinstance(file, str | os.PathLike)
+    path = file if by_name else file.name
+    try:
+        # A file object rather than a name: HDF5 then takes no lock and writes nothing.
+        with open(path, "rb") if by_name else contextlib.nullcontext(file) as raw:
+            with h5py.File(raw, "r") as tree:
+                yield _walk(tree, path), path
+    except (IntegrityError, ShapeError):
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, zlib.error) as error:
+        raise IntegrityError(
+            f"{path} must be a whole HDF5 file of weights. Received: {str(error)[:200]}. Restore the file."
+        ) from error
+
+
+def _walk(file, path):
     """All datasets of a file by name; refuses, before anything is read, what could lead out of the file."""
     datasets, seen = {}, set()
 
@@ -164,11 +216,30 @@ def _check_storage(item, path, name):
         raise _refused(path, name, "neither a group nor a dataset")
     if item.is_virtual or item.external:
         raise _refused(path, name, "data kept in another file")
-    plist = item.id.get_create_plist()
-    if any(plist.get_filter(i)[0] not in HARMLESS_FILTERS for i in range(plist.get_nfilters())):
-        raise _refused(path, name, "data packed by an unknown filter")
+    filters = _filters(item)
+    if any(code not in HARMLESS_FILTERS for code in filters) or len(set(filters)) < len(filters):
+        raise _refused(path, name, "data packed by an unknown filter, or twice by one")
+    if item.chunks and item.size and np.any(np.greater(item.chunks, item.shape)):
+        raise _refused(path, name, f"chunks of shape {item.chunks} for an array of shape {item.shape}")
     if not (item.dtype.kind in "fiu" or _is_bfloat16(item)):
         raise _refused(path, name, f"values of type {item.dtype}")
+
+
+def _filters(item):
+    plist = item.id.get_create_plist()
+    return [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
+
+
+def _check_packing(item, path, name):
+    """Unpacks each chunk as far as it may go: HDF5 would follow it to its end, whatever the memory."""
+    if h5py.h5z.FILTER_DEFLATE not in _filters(item):
+        return
+    size, chunks = math.prod(item.chunks) * item.dtype.itemsize, []
+    item.id.chunk_iter(chunks.append)
+    for chunk in chunks:
+        unfiltered, packed = item.id.read_direct_chunk(chunk.chunk_offset)
+        if unfiltered or len(zlib.decompressobj().decompress(packed, size + 1)) != size:
+            raise _refused(path, name, f"a chunk that does not unpack to its {size} bytes")
 
 
 def _refused(path, name, what):

@@ -1,12 +1,16 @@
 """What tests of the zoo share: one small preset, edits that damage it, and a watch over files and sockets."""
 
+import gc
 import hashlib
 import json
+import pathlib
+import re
 import sys
 
 import h5py
 import keras
 import numpy as np
+import pytest
 
 import star_keras
 from star_keras import models
@@ -74,6 +78,30 @@ def replace(name, **dataset):
         file.create_dataset(name, **dataset)
 
     return edit
+
+
+class memory_growth:
+    """`.mb`: the most memory that was held inside at any moment, beyond what was held before.
+
+    The system forgets its high-water mark first, which an earlier test may have set far above.
+    """
+
+    def __enter__(self):
+        gc.collect()
+        try:
+            pathlib.Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            pytest.skip("needs a system that can forget its high-water mark of memory, as Linux can")
+        self.before = _high_water_mark()
+        return self
+
+    def __exit__(self, *_):
+        self.mb = (_high_water_mark() - self.before) / 1024
+
+
+def _high_water_mark():
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
 
 
 # What a process touches: an audit hook sees every file and socket that Python opens.

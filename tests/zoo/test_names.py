@@ -1,12 +1,11 @@
 """Names and configurations: what is not one is refused, by its key and with the closest that is."""
 
 import pathlib
-import resource
 import shutil
 import sys
 
 import pytest
-from _preset import BARE, CONFIG, FULL, WEIGHTS, change_config, sign, watching, written
+from _preset import BARE, CONFIG, FULL, WEIGHTS, change_config, memory_growth, sign, watching, written
 
 from star_keras import models
 from star_keras.exceptions import (
@@ -167,11 +166,10 @@ def test_nothing_in_a_configuration_names_code(changes, folder):
 )
 def test_wrong_configurations_are_refused_by_key_before_anything_is_built(config, key, folder):
     change_config(folder, config=config)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ConfigError) as caught:
+    with memory_growth() as growth, pytest.raises(ConfigError) as caught:
         models.load(folder)
     assert f"`{key}" in str(caught.value)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
+    assert growth.mb < 20
 
 
 @pytest.mark.fault(30)

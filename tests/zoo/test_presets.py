@@ -225,6 +225,15 @@ def test_broken_numbers_are_not_saved(tmp_path):
     assert not (tmp_path / "mine").exists()
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* quantize:UserWarning")
+def test_a_quantised_model_is_not_saved(tmp_path):
+    model = models.create("q_network", state_size=3, num_actions=2)
+    model.quantize("int8")
+    with pytest.raises(ConfigError, match="save the model before `quantize`"):
+        models.save(model, tmp_path / "model")
+    assert not any(tmp_path.iterdir())
+
+
 def test_numbers_beyond_half_precision_are_kept_whole(tmp_path):
     model = models.create("resnet8", input_shape=(32, 32, 3))
     large = np.linspace(1, 1e6, 8, dtype="float32")
