@@ -225,7 +225,7 @@ def test_broken_numbers_are_not_saved(tmp_path):
     assert not (tmp_path / "mine").exists()
 
 
-@pytest.mark.filterwarnings("ignore:Layer .* quantize:UserWarning")
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not:UserWarning")
 def test_a_quantised_model_is_not_saved(tmp_path):
     model = models.create("q_network", state_size=3, num_actions=2)
     model.quantize("int8")
