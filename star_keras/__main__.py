@@ -10,14 +10,18 @@ import runpy
 import shlex
 import signal
 import sys
+import sysconfig
 import threading
+import traceback
 
 from star_keras.version import __version__
 
 DEFAULT_RECIPE = "star-resnet18"
 INTERRUPTED = 130
-# Errors whose message says what to do; any other is a fault and shows where it arose.
-EXPECTED = (KeyError, ValueError, OSError, RuntimeError, ImportError, FloatingPointError)
+# Errors told in a line; any other is a fault and shows all that led to it.
+EXPECTED = (KeyError, ValueError, OSError, RuntimeError, ImportError, FloatingPointError, SyntaxError)
+PACKAGE = f"{pathlib.Path(__file__).parent}{os.sep}"
+LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
 
 
 def main(arguments=None):
@@ -67,7 +71,7 @@ def main(arguments=None):
             if not pressed and not isinstance(error, EXPECTED):
                 raise
             if not pressed:
-                print(f"star-keras: {error}", file=sys.stderr)
+                print(f"star-keras: {_told(error)}", file=sys.stderr)
             status = 2
     if pressed or status == INTERRUPTED:
         print("\nstar-keras: interrupted; the same command goes on where it stopped.", file=sys.stderr)
@@ -81,6 +85,18 @@ def _obey(options, rest):
     if options.command in ("evaluate", "report"):
         return _measure(options)
     return _list(options.pattern) if options.command == "list" else _info(options.name)
+
+
+def _told(error):
+    """An error in a line: messages of this package say what to do, those of others need their place."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if frames[-1][0].startswith(PACKAGE) and type(error) is not KeyError:
+        return str(error)
+    own = [frame for frame in frames if not frame[0].startswith((PACKAGE, *LIBRARIES))]
+    file, line = (own or frames)[-1]
+    return f"{file}:{line}: {type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager

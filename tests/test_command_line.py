@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -45,6 +46,56 @@ def test_an_unknown_name_says_what_is_close_and_exits_with_two(capsys):
 def test_an_unknown_recipe_lists_the_known_ones(capsys):
     assert main(["pretrain", "star-resnet81"]) == 2
     assert "star-resnet20" in capsys.readouterr().err
+
+
+WRONG_RECIPES = {
+    "history = {}\nprint(history['loss'])": ("mine.py:2", "KeyError: 'loss'"),
+    "\n\nint('three')": ("mine.py:3", "ValueError: invalid literal"),
+    "def run():\n    raise RuntimeError\nrun()": ("mine.py:2", "RuntimeError: "),
+    "import helper\nhelper.fail()": ("helper.py:2", "ValueError: failed"),
+    "import keras\n\nkeras.layers.Dense(0)": ("mine.py:3", "ValueError: "),
+    "import json\njson.loads('{')": ("mine.py:2", "JSONDecodeError: "),
+    "x = 1\nif x\n    print(x)\n": ("mine.py:2", "SyntaxError: expected ':'"),
+    "import broken": ("broken.py:1", "SyntaxError: "),
+}
+
+
+@pytest.mark.fault(67)
+@pytest.mark.parametrize("text", WRONG_RECIPES)
+def test_errors_of_a_recipe_of_ones_own_are_told_with_their_place(text, tmp_path, monkeypatch, capsys):
+    place, message = WRONG_RECIPES[text]
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, lines in {
+        "mine": text,
+        "helper": "def fail():\n    raise ValueError('failed')",
+        "broken": "=1",
+    }.items():
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        (tmp_path / f"{name}.py").write_text(lines)
+    assert main(["pretrain", str(tmp_path / "mine.py")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"star-keras: {tmp_path}/{place}: {message}") and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models.info('resnet21')", "Expected the name of a preset"),
+        ("layers.Projector(0)", "`units` must be a positive whole number"),
+    ],
+)
+def test_what_the_library_refuses_in_a_recipe_is_told_in_its_own_words(text, message, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(f"from star_keras import layers, models\n{text}\n")
+    assert main(["pretrain", str(tmp_path / "mine.py")]) == 2
+    assert capsys.readouterr().err.startswith(f"star-keras: {message}")
+
+
+def test_a_key_that_the_library_itself_misses_is_told_with_its_place(monkeypatch, capsys):
+    monkeypatch.setattr(models, "info", lambda name: {"name": name})
+    assert main(["list", "resnet*"]) == 2
+    assert re.fullmatch(
+        r"star-keras: .*star_keras/__main__.py:\d+: KeyError: 'description'\n", capsys.readouterr().err
+    )
 
 
 def test_flags_are_the_arguments_of_the_recipe():

@@ -1,5 +1,7 @@
 """What `EquiTune` wraps, trains, saves, exports and refuses."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -329,6 +331,23 @@ def test_wrong_arguments_are_refused_with_what_was_received(arguments, message):
     arguments = {"model": classifier(), "group": groups.Cyclic(4), **arguments}
     with pytest.raises(ValueError, match=message):
         EquiTune(**arguments)
+
+
+@pytest.mark.parametrize("group", [groups.Cyclic(4), groups.Dihedral(4), groups.Flip()], ids=repr)
+@pytest.mark.parametrize("shape", [(1, 2, 4, 4), (1, 2, 6, 4), (1, 2, 2, 4)])
+def test_channels_that_come_first_are_told_before_what_the_group_needs(group, shape):
+    message = rf"\(None, 4, 4, 2\), channels last. Received: shape {re.escape(str(shape))}. The channels come"
+    image, age, outputs = two_inputs()
+    x, ages = np.zeros(shape, "float32"), np.zeros((1, 3), "float32")
+    with pytest.raises(ShapeError, match=message):
+        EquiTune(classifier(), group)(x)
+    with pytest.raises(ShapeError, match=message):
+        EquiTune(keras.Model([image, age], outputs), group, inputs="image")([x, ages])
+
+
+def test_oblong_maps_are_told_what_to_do_where_the_model_does_not_say_its_layout():
+    with pytest.raises(ShapeError, match="Move channels that come first to the end; crop or pad"):
+        EquiTune(keras.layers.Flatten(), groups.Cyclic(4))(np.zeros((1, 3, 4, 4), "float32"))
 
 
 def test_outputs_that_cannot_be_averaged_or_named_are_refused():

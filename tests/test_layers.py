@@ -179,6 +179,30 @@ def test_inputs_other_than_rows_of_features_are_refused(layer, shape):
         layer.build(shape)
 
 
+@pytest.mark.parametrize("shape", [(1, 4, 5), (4, 1), (5,)])
+@pytest.mark.parametrize("hidden_units", [(), (3,)])
+def test_built_layers_refuse_inputs_of_another_shape(hidden_units, shape):
+    inputs = np.ones(shape, "float32")
+    layer, head = RoutedExperts(4, 2, hidden_units=hidden_units), Projector(4, hidden_units)
+    for one in (layer, head):
+        one.build((None, 5))
+    for call in (layer, head):
+        with pytest.raises(ValueError, match="incompatible with the layer: expected.*ndim=2|axis -1"):
+            call(inputs)
+    for method in (layer.route, layer.router_logits, layer.expert_outputs):
+        with pytest.raises(ValueError, match=r"built for inputs of shape \(batch, 5\). Received: shape"):
+            method(inputs)
+
+
+@pytest.mark.parametrize("shape", [(6, 1, 3), (3,), (6, 2)])
+def test_a_built_predictor_refuses_embeddings_and_augmentations_of_another_shape(shape):
+    layer = predictor()
+    with pytest.raises(ValueError, match=r"an augmentation of shape \(batch, 3\). Received: shape"):
+        layer(EMBEDDING, np.ones(shape, "float32"))
+    with pytest.raises(ValueError, match="incompatible with the layer: expected.*ndim=2|axis -1"):
+        layer(np.ones(shape, "float32"), AUGMENTATION)
+
+
 def test_standardisation_of_another_width_than_the_augmentation_is_refused():
     with pytest.raises(ValueError, match="`scale`.* 3 columns.*Received: .*length 2"):
         EquivariantPredictor(scale=[1.0, 2.0]).build((None, 4), (None, 3))

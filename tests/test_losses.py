@@ -216,11 +216,13 @@ def test_it_is_a_loss_for_compile_and_fit(jit_compile):
 
 
 @pytest.mark.fault(42)
-def test_a_batch_known_to_hold_one_pair_is_refused():
-    with pytest.raises(ValueError, match="needs >= 2 samples.*Received: a batch of 1"):
-        NTXent()(*pairs(1, 4))
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("temperature", [1e-3, 0.2])
+def test_a_batch_known_to_hold_one_pair_or_none_is_refused(count, temperature):
+    with pytest.raises(ValueError, match=f"needs >= 2 samples.*Received: a batch of {count}"):
+        NTXent(temperature)(*pairs(count, 4))
     with pytest.raises(ValueError, match="needs >= 2 samples"):
-        evaluate(NTXent(), *pairs(1, 4), mode="graph")
+        evaluate(NTXent(temperature), *pairs(count, 4), mode="graph")
 
 
 @pytest.mark.fault(42)

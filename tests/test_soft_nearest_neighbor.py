@@ -306,12 +306,14 @@ def test_a_temperature_that_is_not_positive_and_finite_is_refused(temperature):
 
 @pytest.mark.fault(45)
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
-def test_labels_are_whole_numbers_of_any_type_in_a_row_or_column(dtype):
+def test_labels_are_whole_numbers_of_any_type_up_to_its_greatest_in_a_row_or_column(dtype):
     expected = soft_nearest_neighbor(LABELS, EMBEDDINGS)
-    labels = LABELS.astype(dtype) + np.array(100, dtype)
+    labels = np.array(np.iinfo(dtype).max, dtype) - LABELS.astype(dtype)
     for given in (labels, labels[:, None], tf.constant(labels)):
         np.testing.assert_array_equal(soft_nearest_neighbor(given, EMBEDDINGS), expected)
         np.testing.assert_array_equal(SoftNearestNeighbor(reduction=None)(given, EMBEDDINGS), expected)
+        padded = SoftNearestNeighbor(reduction=None, ignore_class=5000)
+        np.testing.assert_allclose(padded(given, EMBEDDINGS), expected, rtol=1e-5)
 
 
 @pytest.mark.fault(45)

@@ -31,8 +31,9 @@ class _Grid(Group):
         if turned and None not in (shape[HEIGHT], shape[WIDTH]) and shape[HEIGHT] != shape[WIDTH]:
             raise ShapeError(
                 f"Quarter turns (here element {turned[0]} of {self!r}) need square maps, of shape "
-                f"(..., height, width, channels). Received: shape {tuple(shape)}. Crop or pad them, or use "
-                "the group of flips or of half turns, `Flip(...)` or `Cyclic(2)`."
+                f"(..., height, width, channels). Received: shape {tuple(shape)}. Move channels "
+                "that come first to the end; crop or pad maps that are oblong, or use the group of flips or "
+                "of half turns, `Flip(...)` or `Cyclic(2)`."
             )
 
     def _move(self, element, x):

@@ -1,4 +1,4 @@
-"""What layers of several parts share: checks of their arguments, and freezing."""
+"""What layers of several parts share: checks of their arguments and inputs, and freezing."""
 
 import numbers
 
@@ -41,6 +41,15 @@ def check_features(layer, name, shape):
         raise ValueError(
             f"`{type(layer).__name__}` takes {name} of shape (batch, features) with a known number of "
             f"features. Received: shape {tuple(shape)}. Pool or flatten the axes between first."
+        )
+
+
+def check_width(layer, name, shape, width):
+    """Raises ValueError unless `shape` is `(batch, width)`, for which the layer was built."""
+    if len(shape) != 2 or shape[-1] not in (width, None):
+        raise ValueError(
+            f"This `{type(layer).__name__}` was built for {name} of shape (batch, {width}). Received: shape "
+            f"{tuple(shape)}. Pool or flatten axes between, or make another layer for another width."
         )
 
 

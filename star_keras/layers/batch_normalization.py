@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from star_keras import backend
+from star_keras.exceptions import ConfigError
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
@@ -20,6 +21,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     - under a `tf.distribute` strategy of several replicas the statistics are those of the global
       batch. This is decided when the layer is called and is never stored.
 
+    Statistics are computed in float32, in float64 where variables or inputs are.
+
     Args:
         unbiased: whether the running variance is divided by `n - 1` instead of `n`, `n` being the
             number of values per channel. Defaults to True; False is the Keras rule. It has no
@@ -27,6 +30,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         **kwargs: the arguments of `keras.layers.BatchNormalization`.
 
     Input shape: any; output shape: the same.
+
+    Raises:
+        ConfigError: if the dtype policy keeps variables in less than 32 bits, as "float16" and "bfloat16" do.
 
     Example:
 
@@ -40,6 +46,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def __init__(self, *args, unbiased=True, **kwargs):
         super().__init__(*args, **kwargs)
         self.unbiased = unbiased
+        if self.variable_dtype not in ("float32", "float64"):
+            raise ConfigError(
+                "The dtype policy of `BatchNormalization` must be 'float32', 'float64', 'mixed_bfloat16' or "
+                "'mixed_float16': batch statistics need more than 16 bits. "
+                f"Received: {self.dtype_policy.name!r}. The mixed policies compute in 16 bits, too."
+            )
 
     def call(self, inputs, training=None, mask=None):
         if mask is not None or self.renorm:
@@ -70,11 +82,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
             outputs, mean, variance = fused
             factor = 1.0 if self.unbiased else 1.0 / self._bessel(inputs)
         else:
-            wide = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+            wide = self._widen(inputs)
             axes = [axis for axis in range(len(inputs.shape)) if axis != self.axis % len(inputs.shape)]
             mean, variance = ops.moments(wide, axes=axes, synchronized=replicas > 1)
             outputs = self._normalize(inputs, mean, variance, scale, offset)
             factor = self._bessel(inputs) if self.unbiased else 1.0
+        mean, variance = ops.cast(mean, self.variable_dtype), ops.cast(variance, self.variable_dtype)
         keep = self.momentum
         self.moving_mean.assign(self.moving_mean * keep + mean * (1.0 - keep))
         self.moving_variance.assign(self.moving_variance * keep + variance * factor * (1.0 - keep))
@@ -84,14 +97,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """`n / (n - 1)` for the `n` values per channel of the global batch."""
         shape = ops.shape(inputs)
         _, rows = backend.replica_rows(shape[0])
-        count = ops.cast(rows, "float32")
+        count = ops.cast(rows, self.variable_dtype)
         for axis, size in enumerate(shape):
             if axis not in (0, self.axis % len(shape)):
-                count = count * ops.cast(size, "float32")
+                count = count * ops.cast(size, self.variable_dtype)
         return count / ops.maximum(count - 1.0, 1.0)
 
     def _normalize(self, inputs, mean, variance, scale, offset):
-        wide = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        wide = self._widen(inputs)
         outputs = ops.batch_normalization(
             wide,
             mean=ops.cast(mean, wide.dtype),
@@ -102,6 +115,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
         )
         return ops.cast(outputs, self.compute_dtype)
+
+    def _widen(self, inputs):
+        kinds = (keras.backend.standardize_dtype(inputs.dtype), self.variable_dtype)
+        return ops.cast(inputs, "float64" if "float64" in kinds else "float32")
 
     def get_config(self):
         return {**super().get_config(), "unbiased": self.unbiased}

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from star_keras.layers.arguments import check_count, check_features, check_widths, freeze_parts
+from star_keras.layers.arguments import check_count, check_features, check_width, check_widths, freeze_parts
 from star_keras.layers.initialization import torch_bias, torch_kernel
 from star_keras.layers.projector import Projector
 
@@ -85,6 +85,7 @@ class EquivariantPredictor(keras.layers.Layer):
         self.psi.build((None, columns))
         self.phi = Projector(units, self.hidden_units, dtype=self.dtype_policy)
         self.phi.build((None, units + self.embedding_units))
+        self.input_spec = keras.InputSpec(ndim=2, axes={-1: units})
         freeze_parts(self)
 
     def standardize(self, augmentation):
@@ -97,6 +98,7 @@ class EquivariantPredictor(keras.layers.Layer):
         return augmentation
 
     def call(self, embedding, augmentation, training=None):
+        check_width(self, "an augmentation", augmentation.shape, self.psi.input_spec.axes[-1])
         embedding = ops.cast(embedding, self.compute_dtype)
         condition = self.psi(self.standardize(augmentation))
         shift = self.phi(ops.concatenate([embedding, condition], axis=-1), training=training)

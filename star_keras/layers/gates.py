@@ -1,4 +1,4 @@
-"""What routers do to their gates beyond a softmax: masks, the largest only, dropout."""
+"""What routers do to their gates beyond a softmax: masks, the largest only, noise, dropout."""
 
 import keras
 from keras import ops
@@ -38,6 +38,12 @@ def keep_largest(gates, number):
     ahead = ops.logical_or(other > own, ops.logical_and(other == own, earlier))
     gates = ops.where(ops.sum(ops.cast(ahead, "int32"), axis=-1) < number, gates, 0.0)
     return gates / ops.sum(gates, axis=-1, keepdims=True)
+
+
+def add_noise(logits, deviation, seed):
+    """Logits with normal noise of this standard deviation."""
+    noise = rows_of_global_batch(logits, lambda shape: keras.random.normal(shape, seed=seed))
+    return logits + deviation * noise
 
 
 def drop_experts(logits, rate, seed):

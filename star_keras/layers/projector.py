@@ -64,6 +64,7 @@ class Projector(keras.layers.Layer):
                 self.normalizations.append(normalization)
             width = units
         self._add_dense(width, self.units, use_bias=True)
+        self.input_spec = keras.InputSpec(ndim=2, axes={-1: input_shape[-1]})
         freeze_parts(self)
 
     def _add_dense(self, width, units, use_bias):

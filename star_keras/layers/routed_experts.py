@@ -10,6 +10,7 @@ from star_keras.layers.arguments import (
     check_count,
     check_features,
     check_range,
+    check_width,
     check_widths,
     freeze_parts,
 )
@@ -151,6 +152,7 @@ class RoutedExperts(keras.layers.Layer):
             self._build_own_experts(tuple(input_shape))
         if self.routing == "learned" and self.num_experts > 1:
             self._build_routers(tuple(input_shape))
+        self.input_spec = keras.InputSpec(ndim=2, axes={-1: input_shape[-1]})
         freeze_parts(self)
 
     def _build_experts(self, shape):
@@ -279,8 +281,7 @@ class RoutedExperts(keras.layers.Layer):
             return self._constant_gates(inputs)
         logits = self._logits(inputs)
         if training and self.router_noise:
-            noise = gating.rows_of_global_batch(logits, self._draw_normal)
-            logits = logits + self.router_noise * noise
+            logits = gating.add_noise(logits, self.router_noise, self.seed_generator)
         if expert_mask is not None:
             logits = gating.allow(logits, expert_mask)
         if training and self.expert_dropout:
@@ -295,9 +296,6 @@ class RoutedExperts(keras.layers.Layer):
             logits = ops.relu(layer(logits))
         logits = ops.transpose(self.router_layers[-1](logits), (1, 0, 2))
         return logits if self.router_temperature == 1 else logits / self.router_temperature
-
-    def _draw_normal(self, shape):
-        return keras.random.normal(shape, seed=self.seed_generator)
 
     def _constant_gates(self, inputs):
         num_tasks = len(self.tasks or (None,))
@@ -315,7 +313,9 @@ class RoutedExperts(keras.layers.Layer):
         return {task: stack[:, index] for index, task in enumerate(self.tasks)}
 
     def _build_for(self, inputs):
-        if not self.built:
+        if self.built:
+            check_width(self, "inputs", inputs.shape, self.input_spec.axes[-1])
+        else:
             self.build(tuple(inputs.shape))
 
     def compute_output_shape(self, input_shape):

@@ -1,5 +1,7 @@
 """What `EquiTune` has to know of the model it wraps: inputs, outputs, a layer inside, a fixed batch size."""
 
+import functools
+
 import keras
 
 from star_keras.exceptions import ShapeError
@@ -57,10 +59,11 @@ class Wiring:
                 "A model of several inputs needs `inputs`, the names of those that the group moves. "
                 f"Received: inputs=None and {shapes}"
             )
-        moved = shapes
+        moved = {None: shapes}
         if self.names is not None:
-            moved = [value for key, value in self._by_name(shapes).items() if key in self.names]
-        map_shapes(lambda shape: self.group.check_shape(shape[1:]), moved)
+            moved = {key: value for key, value in self._by_name(shapes).items() if key in self.names}
+        for key, value in moved.items():
+            map_shapes(functools.partial(self._check_input, self._own_shape(key)), value)
 
     def check_outputs(self, shapes):
         """Raises unless outputs of these shapes can be brought back."""
@@ -90,6 +93,19 @@ class Wiring:
                 f"inputs={list(self.names)}, where the inputs are {list(named) or 'not named'}"
             )
         return named
+
+    def _own_shape(self, name):
+        """The shape that a functional model states for an input, or for its only one; else None."""
+        own = [tensor for tensor in symbolic_inputs(self.model) if name in (None, tensor.name)]
+        return tuple(own[0].shape) if len(own) == 1 else None
+
+    def _check_input(self, own, shape):
+        if own is not None and self.group.moves_maps and _channels_come_first(shape, own):
+            raise ShapeError(
+                f"The model takes inputs of shape {own}, channels last. Received: shape {shape}. The "
+                "channels come first: pass `np.moveaxis(inputs, 1, -1)`."
+            )
+        self.group.check_shape(shape[1:])
 
     def _check_output(self, shape, chosen):
         if isinstance(chosen, Group):
@@ -312,6 +328,12 @@ def output_shapes(layer, shapes):
     except NotImplementedError:
         symbols = map_shapes(lambda shape: keras.KerasTensor(shape, layer.compute_dtype), shapes)
         return shapes_of(layer.compute_output_spec(symbols))
+
+
+def _channels_come_first(shape, own):
+    """Whether a model whose inputs are `own`, channels last, is given the same with channels first."""
+    known = len(shape) == len(own) == 4 and None not in (shape[-1], own[-1])
+    return known and shape[1] == own[-1] != shape[-1]
 
 
 def _constant(structure, value):

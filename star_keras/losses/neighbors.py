@@ -170,8 +170,7 @@ class SoftNearestNeighbor(keras.losses.Loss):
     def _batch(self, labels, embeddings):
         if self.ignore_class is None:
             return _LabelledBatch(labels, embeddings)
-        labels = _whole_numbers(labels)
-        return _LabelledBatch(labels, embeddings, mask=labels != self.ignore_class)
+        return _LabelledBatch(labels, embeddings, mask=_whole_numbers(labels) != self.ignore_class)
 
     def _rows(self, batch):
         return batch.surprise(self.temperature, self.distance, self.optimize_temperature and self.anchors)
@@ -192,11 +191,12 @@ class _LabelledBatch:
     """Vectors of all replicas and who is whose partner; own rows are a slice of the keys."""
 
     def __init__(self, labels, embeddings, mask=None):
-        labels, embeddings = _whole_numbers(labels), _with_shape(embeddings)
+        given, labels, embeddings = _with_shape(labels), _whole_numbers(labels), _with_shape(embeddings)
         mask = mask if mask is None else _with_shape(mask)
         _check_lengths(labels, embeddings, mask)
-        values = backend.known_values(labels)
+        values = backend.known_values(given)
         if values is not None:
+            values = values.reshape(-1)
             _refuse_padding(values, mask)
             if backend.num_replicas() == 1:
                 _warn_without_partners(values, mask)

@@ -42,7 +42,7 @@ class NTXent(keras.losses.Loss):
 
     Raises:
         ValueError: if the temperature is out of range, the sides do not have one shape `(n, d)`, or
-            the batch is known to hold a single pair.
+            the batch is known to hold a single pair, or none.
 
     Example:
 
@@ -74,10 +74,11 @@ class NTXent(keras.losses.Loss):
                 "`targets` and `predictions` must be pairs of vectors of one shape (n, d). "
                 f"Received: shapes {shapes[0]} and {shapes[1]}"
             )
-        if targets.shape[0] == 1 and backend.num_replicas() == 1:
+        count = targets.shape[0]
+        if count in (0, 1) and backend.num_replicas() == 1:
             raise ValueError(
                 "NTXent needs >= 2 samples, for a pair is told from the others of its batch. "
-                "Received: a batch of 1. Use a larger batch, or drop the last incomplete one."
+                f"Received: a batch of {count}. Use a larger batch, or drop the last incomplete one."
             )
         scale = 1 / math.sqrt(self.temperature)
         targets, predictions = l2_normalize(targets) * scale, l2_normalize(predictions) * scale
