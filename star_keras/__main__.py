@@ -126,7 +126,9 @@ def _list(pattern):
     from star_keras import models
 
     names = models.list(pattern)
-    width = max(map(len, names), default=0)
+    if not names:
+        raise ValueError(f"No preset is called {pattern!r}; `star-keras list` gives all names.")
+    width = max(map(len, names))
     for name in names:
         print(f"{name:{width}}  {models.info(name)['description']}")
     return 0

@@ -235,3 +235,10 @@ def test_given_parameters_make_the_same_views_on_every_backend(backend, tmp_path
     repeated, again, first, second = made["drawn"]
     np.testing.assert_array_equal(repeated, again)
     assert (first != second).any()
+
+
+def test_sizes_may_be_numbers_of_numpy():
+    views = aug.star_views(np.int64(8))
+    assert views.compute_output_shape((1, 16, 16, 3)) == (1, 8, 8, 3)
+    oblong = aug.RandomResizedCrop(np.array([8, 6]))
+    assert oblong.size == (8, 6) and type(oblong.size[0]) is int

@@ -90,6 +90,11 @@ def test_what_the_library_refuses_in_a_recipe_is_told_in_its_own_words(text, mes
     assert capsys.readouterr().err.startswith(f"star-keras: {message}")
 
 
+def test_a_pattern_that_no_preset_fits_is_told(capsys):
+    assert main(["list", "nosuch*"]) == 2
+    assert "No preset is called 'nosuch*'" in capsys.readouterr().err
+
+
 def test_a_key_that_the_library_itself_misses_is_told_with_its_place(monkeypatch, capsys):
     monkeypatch.setattr(models, "info", lambda name: {"name": name})
     assert main(["list", "resnet*"]) == 2

@@ -134,6 +134,23 @@ def test_a_pixel_that_is_nan_is_named_where_a_relu_would_hide_it(backbone):
         model.fit(batches)
 
 
+@pytest.mark.fault(41)
+@pytest.mark.parametrize("act", ["fit", "evaluate", "predict"])
+def test_no_images_are_told_as_such(act, backbone):
+    for model in (backbone, training.STARPretraining(backbone, star_views(32), Projector(4))):
+        with pytest.raises(ValueError, match="at least one row"):
+            getattr(model, act)(IMAGES[:0])
+
+
+def test_a_head_needs_features_and_a_regularised_model_one_output():
+    inputs = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(4, 3, name="maps")(inputs)
+    with pytest.raises(ShapeError, match="GlobalAveragePooling2D"):
+        models.Classifier(keras.Model(inputs, maps), num_classes=2)
+    with pytest.raises(ValueError, match="one output.*Received: 2"):
+        training.SoftNearestNeighborRegularization(keras.Model(inputs, [maps, maps]), "maps")
+
+
 def test_one_input_may_be_given_by_its_name_or_in_a_list(backbone):
     expected = backbone.predict(IMAGES, verbose=0)
     for inputs in ({"images": IMAGES}, [IMAGES]):

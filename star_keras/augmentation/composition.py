@@ -1,5 +1,7 @@
 """Augmentations one after the other, and the views of the STAR recipe."""
 
+import numbers
+
 import keras
 import numpy as np
 from keras import ops
@@ -136,7 +138,7 @@ def star_views(size):
     Reference: Jeon et al., Soft task-aware routing of experts for equivariant representation learning,
     NeurIPS 2025.
     """
-    if not isinstance(size, int) or size < 2:
+    if not isinstance(size, numbers.Integral) or size < 2:
         raise ValueError(f"`size` must be an int of at least 2. Received: size={size}")
     kernel_size = max(3, 2 * round((size / 10 - 1) / 2) + 1)
     crop, blur = RandomResizedCrop(size), GaussianBlur(kernel_size)

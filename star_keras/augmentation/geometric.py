@@ -2,6 +2,7 @@
 
 import functools
 import math
+import numbers
 
 import keras
 import numpy as np
@@ -48,8 +49,8 @@ class RandomResizedCrop(Augmentation):
 
     def __init__(self, size, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), **kwargs):
         super().__init__(**kwargs)
-        sizes = (size, size) if isinstance(size, int) else tuple(size)
-        if len(sizes) != 2 or not all(isinstance(length, int) and length > 0 for length in sizes):
+        sizes = (size, size) if isinstance(size, numbers.Integral) else tuple(size)
+        if len(sizes) != 2 or not all(isinstance(side, numbers.Integral) and side > 0 for side in sizes):
             raise ValueError(f"`size` must be a positive int or a pair of them. Received: size={size}")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(
@@ -59,10 +60,10 @@ class RandomResizedCrop(Augmentation):
             raise ValueError(
                 f"`ratio` must be (least, greatest), 0 < least <= greatest. Received: ratio={ratio}"
             )
-        self.size = size
+        self._sizes = tuple(map(int, sizes))
+        self.size = self._sizes[0] if isinstance(size, numbers.Integral) else self._sizes
         self.scale = scale
         self.ratio = ratio
-        self._sizes = sizes
 
     def from_uniform(self, uniform, image_shape):
         height, width, _ = image_shape

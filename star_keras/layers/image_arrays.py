@@ -37,6 +37,10 @@ class LooksAtArrays:
 
     def _look_at(self, x):
         if isinstance(x, np.ndarray):
+            if not len(x):
+                raise ValueError(
+                    f"Expected at least one row of inputs. Received: an array of shape {x.shape}"
+                )
             self.look_at_array(x)
 
 

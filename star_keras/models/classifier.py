@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from star_keras.exceptions import ShapeError
 from star_keras.layers.initialization import torch_kernel
 from star_keras.models import config as checks
 from star_keras.models.images import ImageModel
@@ -51,6 +52,7 @@ class Classifier(OnBackbone):
 
     Raises:
         ValueError: if `num_classes` is not a positive integer.
+        ShapeError: if the backbone ends in something else than features.
         ConfigError: if the head would have more than 2**28 weights.
 
     Example:
@@ -66,6 +68,11 @@ class Classifier(OnBackbone):
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(
                 f"`num_classes` must be a positive integer. Received: num_classes={num_classes!r}"
+            )
+        if len(backbone.output_shape) != 2:
+            raise ShapeError(
+                "`backbone` must end in features (batch, features). Received: outputs of shape "
+                f"{backbone.output_shape}; end it with `GlobalAveragePooling2D`."
             )
         checks.bound_weights((1, (backbone.output_shape[-1], num_classes)))
         head = layers.Dense(

@@ -102,6 +102,10 @@ class SoftNearestNeighborRegularization(LooksAtArrays, keras.Model):
     ):
         _check_arguments(weight, temperature, reduce)
         SoftNearestNeighbor(distance=distance, anchors=anchors)  # refuses what it cannot take
+        if len(getattr(model, "outputs", None) or [None]) > 1:
+            raise ValueError(
+                f"`model` must have one output, the classes. Received: {len(model.outputs)} outputs."
+            )
         super().__init__(autocast=False, **kwargs)
         self.model = model
         self._router = RouterTerms(layers_of(model), router_weights) if router_weights else None
