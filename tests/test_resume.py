@@ -107,6 +107,23 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
         Resume(tmp_path)
 
 
+def test_a_history_of_thousands_of_epochs_is_kept(tmp_path):
+    model, resume = fit(tmp_path, 1)
+    resume.history["accuracy"] = list(np.random.default_rng(0).random(10_000))
+    resume._store()
+    assert Resume(tmp_path).history == resume.history
+    assert fit(tmp_path, 2)[1].epoch == 2
+
+
+def test_a_checkpoint_of_the_first_format_goes_on(tmp_path):
+    _, before = fit(tmp_path, 1)
+    with h5py.File(tmp_path / "checkpoint.weights.h5", "r+") as file:
+        file.attrs["star_keras_resume"], file.attrs["history"] = 1, file["history"].asstr()[()]
+        del file["history"], file.attrs["run"]
+    _, after = fit(tmp_path, 2)
+    assert after.epoch == 2 and after.history["loss"][:1] == before.history["loss"]
+
+
 def test_time_budget_pauses_at_an_epoch_and_the_run_goes_on(tmp_path):
     _, resume = fit(tmp_path, 3, minutes=1e-9)
     assert resume.epoch == 1

@@ -15,7 +15,8 @@ from star_keras import backend
 from star_keras.exceptions import NonFiniteError, ResumeError
 from star_keras.layers.finite import nonfinite_layer
 
-_FORMAT = 1
+_FORMAT = 2  # 1 had its history in an attribute, which holds 64 KB
+_HISTORY = "history"
 _RANDOM_STATES = "random_states"
 _LOGGER = logging.getLogger("star_keras")
 
@@ -189,7 +190,7 @@ class Resume(keras.callbacks.Callback):
                     file[f"{_RANDOM_STATES}/{number}"] = keras.ops.convert_to_numpy(state)
                 file.attrs["star_keras_resume"] = _FORMAT
                 file.attrs["epoch"] = self.epoch
-                file.attrs["history"] = json.dumps(self.history)
+                file[_HISTORY] = json.dumps(self.history)
                 file.attrs["run"] = json.dumps(self._run(), default=str)
             with open(partial, "r+b") as file:  # Windows asks for the right to write
                 os.fsync(file.fileno())
@@ -209,7 +210,8 @@ class Resume(keras.callbacks.Callback):
                         f"{self.path} must have format {_FORMAT} or older. Received: format {version}; "
                         "it was written by a newer star_keras."
                     )
-                return int(file.attrs["epoch"]), json.loads(file.attrs["history"])
+                history = file.attrs[_HISTORY] if version == 1 else file[_HISTORY].asstr()[()]
+                return int(file.attrs["epoch"]), json.loads(history)
         except (OSError, KeyError, ValueError) as error:
             raise ResumeError(
                 f"{self.path} must be a checkpoint of an earlier run. Received: a file that cannot be read "
