@@ -268,7 +268,8 @@ def write(path, result):
             kept = [row for row in old["rows"] if (row["case"], row["threads"]) not in fresh]
             order = {case.name: index for index, case in enumerate(CASES)}
             rows = sorted(kept + result["rows"], key=lambda row: (row["threads"], order.get(row["case"], -1)))
-            result = {**result, "rows": rows}
+            commands = dict.fromkeys([*old["command"].split("; "), result["command"]])
+            result = {**result, "rows": rows, "command": "; ".join(commands)}
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = {path: json.dumps(result, indent=1) + "\n", path.with_suffix(".md"): markdown(result)}
     for target, text in texts.items():
