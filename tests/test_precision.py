@@ -1,12 +1,9 @@
 """Laws of the dtype policies: what each layer learns in a step of training, on every backend."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
+from _elsewhere import assert_laws_hold
 from _layers import assert_same, numbers, randomize
 
 from star_keras import models
@@ -140,21 +137,4 @@ LAWS = "numpy or float64-projector or float64-experts or refused or wide"
 @pytest.mark.fault(60)
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_the_policies_obey_their_laws_on_other_backends(backend):
-    pytest.importorskip(backend)
-    switches = {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "0",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        LAWS,
-        __file__,
-    ]
-    result = subprocess.run(command, env={**os.environ, **switches}, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-4000:]
-    assert "failed" not in result.stdout and " passed" in result.stdout
+    assert_laws_hold(backend, [__file__], LAWS, JAX_ENABLE_X64="1")

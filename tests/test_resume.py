@@ -228,8 +228,8 @@ def interrupt_at(step):
     "change, told",
     [
         (dict(optimizer=keras.optimizers.Adam), "optimizer"),
-        (dict(momentum=0.5), "optimizer"),
-        (dict(steps=24), "optimizer"),
+        (dict(momentum=0.5), "Received: optimizer.config.momentum 0.5 in place of 0.9. Use"),
+        (dict(steps=24), "decay_steps 24 in place of 12"),
         (dict(batch_size=3), "batch size 3 in place of 4"),
         (dict(seed=4), "seed 4 in place of 3"),
         (dict(rows=ROWS[:-1]), "images 11 .* in place of 12"),

@@ -258,9 +258,9 @@ class Resume(keras.callbacks.Callback):
         before = self.stored_run()
         now = json.loads(json.dumps(self._run(), default=str))
         changed = [
-            f"{name} {now[name]} in place of {before[name]}"
+            f"{path} {value} in place of {old}"
             for name in before.keys() & now.keys()
-            if before[name] != now[name]
+            for path, value, old in _differences(name, now[name], before[name])
         ]
         if changed:
             raise ResumeError(
@@ -274,6 +274,17 @@ def _random_states(model):
     """The variables that `save_weights` leaves out: where dropout, noise and drawn views go on."""
     stored = {id(weight) for weight in model.weights}
     return [variable for variable in model.variables if id(variable) not in stored]
+
+
+def _differences(path, now, before):
+    """`(path, value, old value)` of what differs in two configurations."""
+    if not (isinstance(now, dict) and isinstance(before, dict)):
+        return [(path, now, before)] if now != before else []
+    return [
+        difference
+        for name in [*now, *(before.keys() - now.keys())]
+        for difference in _differences(f"{path}.{name}", now.get(name), before.get(name))
+    ]
 
 
 def _without_rates(config):

@@ -2,6 +2,8 @@
 
 import numbers
 
+from star_keras.exceptions import ConfigError
+
 
 def is_whole(value):
     """Whether `value` is a whole number; True and False are none."""
@@ -51,6 +53,15 @@ def check_width(layer, name, shape, width):
             f"This `{type(layer).__name__}` was built for {name} of shape (batch, {width}). Received: shape "
             f"{tuple(shape)}. Pool or flatten axes between, or make another layer for another width."
         )
+
+
+def narrow_policy(owner, policy):
+    """The error for a dtype policy in which batch statistics cannot be kept."""
+    return ConfigError(
+        f"The dtype policy of {owner} must be 'float32', 'float64', 'mixed_bfloat16' or 'mixed_float16': "
+        f"batch statistics need more than 16 bits. Received: {policy.name!r}. The mixed policies compute in "
+        "16 bits."
+    )
 
 
 def freeze_parts(layer):

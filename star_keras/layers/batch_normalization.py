@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from star_keras import backend
-from star_keras.exceptions import ConfigError
+from star_keras.layers.arguments import narrow_policy
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
@@ -47,11 +47,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         super().__init__(*args, **kwargs)
         self.unbiased = unbiased
         if self.variable_dtype not in ("float32", "float64"):
-            raise ConfigError(
-                "The dtype policy of `BatchNormalization` must be 'float32', 'float64', 'mixed_bfloat16' or "
-                "'mixed_float16': batch statistics need more than 16 bits. "
-                f"Received: {self.dtype_policy.name!r}. The mixed policies compute in 16 bits, too."
-            )
+            raise narrow_policy("`BatchNormalization`", self.dtype_policy)
 
     def call(self, inputs, training=None, mask=None):
         if mask is not None or self.renorm:

@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 
 from star_keras.exceptions import ConfigError, ShapeError
+from star_keras.layers.arguments import narrow_policy
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 12
@@ -265,10 +266,7 @@ def float_policy(dtype=None):
     """
     policy = keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)
     if policy.quantization_mode is not None or policy.variable_dtype not in ("float32", "float64"):
-        raise ConfigError(
-            "The dtype policy must be 'float32', 'float64', 'mixed_bfloat16' or 'mixed_float16': batch "
-            f"statistics need more than 16 bits. Received: {policy.name!r}"
-        )
+        raise narrow_policy("a model", policy)
     return policy
 
 
