@@ -282,6 +282,16 @@ def test_exported_it_computes_the_same(tmp_path):
     np.testing.assert_allclose(array(restored.serve(tf.constant(x[:1]))), expected[:1], atol=1e-5)
 
 
+def test_it_is_applied_to_every_frame_of_a_film():
+    wrapper = EquiTune(network((4, 4, 2)), groups.Cyclic(4))
+    film = keras.Input((None, 4, 4, 2), batch_size=2)
+    model = keras.Model(film, keras.layers.TimeDistributed(wrapper)(film))
+    frames = rng(1).normal(size=(6, 4, 4, 2)).astype("float32")
+    found = array(model(frames.reshape((2, 3, 4, 4, 2))))
+    assert model.output_shape == (2, None, 4) and found.shape == (2, 3, 4)
+    np.testing.assert_allclose(found.reshape((6, 4)), array(wrapper(frames)), atol=1e-6)
+
+
 def test_a_plain_layer_a_sequential_and_a_model_inside_a_functional_model_can_be_wrapped():
     x = sample("states", dtype="float32")
     group = SETTINGS["states"][0]

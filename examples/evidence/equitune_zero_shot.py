@@ -10,14 +10,14 @@ epochs, with captions from five templates. Its classifier from prompts meets the
 test of this comparison, each moved by a random element of a group: quarter turns, half turns, or the mirror
 that turns images upside down. "Zero-shot" is as to moved images; the classes have been seen.
 
-Four methods, as they are and, on quarter turns, fine-tuned for one epoch on 256 turned training images: the
-classifier alone, equitune, equizero (straight-through), and lambda-equitune, whose score learns from the
-same images first, while the encoders are frozen; then the encoder learns below the score, frozen on the
-features of a frozen copy ("two stages"), or both learn ("joint"). The steps of the
-score and the proxy of equizero are chosen by seed 0 on 200 training images that were held out; the learning
-rate is what every method of equitune_cnn.py chose. Every run is a line of
-results/equitune_zero_shot.jsonl; the same command goes on where it stopped, takes trained encoders from the
-folder it keeps them in, and prints the tables once all runs are there.
+Four methods, as they are and fine-tuned for one epoch on 256 moved training images: the classifier alone,
+equitune, equizero (straight-through), and lambda-equitune, whose score learns from the same images first,
+upright, while the encoders are frozen; then the encoder learns below the score, frozen on the features of a
+frozen copy ("two stages"), or both learn ("joint"). The steps of the score and the proxy of equizero are
+chosen by seed 0 on 200 training images that were held out, moved by quarter turns; the learning rate is what
+every method of equitune_cnn.py chose. Every run is a line of results/equitune_zero_shot.jsonl; the same
+command goes on where it stopped, takes trained encoders from the folder it keeps them in, and prints the
+tables once all runs are there.
 """
 
 import functools
@@ -95,14 +95,14 @@ def run(results=str(RESULTS), folder="runs/equitune_zero_shot", minutes=None, sm
     few[experiment.chosen["proxy"]] = None
     frozen = go(runs + compared(FROZEN, plan["groups"][1:], few, plan["seeds"]))
     settings = dict.fromkeys(plan["tuned"], RATE)
-    tuned = go(compared(TUNING, plan["groups"][:1], settings, plan["seeds"]))
+    tuned = go(compared(TUNING, plan["groups"], settings, plan["seeds"]))
     if frozen is None or tuned is None:
         return
     print_table(frozen + tuned)
     print(f"\nChosen on held-out training images: {experiment.chosen}")
-    for group in plan["groups"]:
-        print_verdicts(f"{FROZEN}, {group}", [row for row in frozen if row["group"] == group])
-    print_verdicts(TUNING, tuned)
+    for stage, rows in ((FROZEN, frozen), (TUNING, tuned)):
+        for group in plan["groups"]:
+            print_verdicts(f"{stage}, {group}", [row for row in rows if row["group"] == group])
 
 
 def compared(stage, groups, settings, seeds):
@@ -272,10 +272,10 @@ def print_table(rows):
             moved = [r["moved"] for r in rows if (r["stage"], r["group"], r["method"]) == key]
             cells.append(sk.recipes.mean_and_deviation(moved, factor=100))
         print(f"| {NAMES[method]} | {' | '.join(cells)} |")
-    for stage in (FROZEN, TUNING):
-        upright = {r["seed"]: r["upright"] for r in rows if "upright" in r and r["stage"] == stage}
-        told = sk.recipes.mean_and_deviation(list(upright.values()), factor=100)
-        print(f"\n{stage}, classifier alone on upright images: {told}")
+    print("\nClassifier alone on upright images:")
+    for column in columns:
+        upright = [r["upright"] for r in rows if (r["stage"], r["group"]) == column and "upright" in r]
+        print(f"- {', '.join(column)}: {sk.recipes.mean_and_deviation(upright, factor=100)}")
 
 
 def print_verdicts(title, rows):

@@ -211,6 +211,13 @@ class EquiTune(LooksAtArrays, keras.Model):
             return result
         return keras.tree.map_structure(lambda mean, like: ops.cast(mean, like.dtype), result, outputs)
 
+    def compute_output_shape(self, input_shape):
+        return output_shapes(self.model, input_shape)
+
+    def compute_output_spec(self, *inputs, **options):
+        # By computing, since `combine` and the model decide the type of the outputs, which a shape has not.
+        return keras.Operation.compute_output_spec(self, *inputs, **options)
+
     def orbit_weights(self, x):
         """How much of each member of the orbit the outputs for `x` are made of.
 
