@@ -4,8 +4,8 @@ Data       the 10,000 images of Fashion-MNIST that travel with the package
 Command    python examples/evidence/moe_variants.py [--minutes 20]
 
 None of this is in the paper. Each variant of the network of moe_collapse.py is trained without the loss and
-with it, at the weight that was chosen there, on five of its seeds; a balance loss, at a weight settled
-beforehand, takes the place of the other. The network itself, of five experts, has its runs there. With five
+with it, at the weight that was chosen there, on five of its seeds; with five and with 16 experts a balance loss,
+at a weight settled beforehand, takes the place of the other. The network itself, of five experts, has its runs there. With five
 seeds no rank test can find a difference, so there are intervals alone. Every run is a line of
 results/moe_variants.jsonl; the same command goes on where it stopped and prints the table once all runs are
 there.
@@ -19,6 +19,7 @@ from moe_collapse import RESULTS, SEEDS, Experiment
 import star_keras as sk
 
 WEIGHT, IMBALANCE = 1.0, 100
+BALANCE = {"load_balance": 0.01}
 FIVE = "five experts"
 VARIANTS = {
     "top-1": {"network": {"top_k": 1}},
@@ -26,8 +27,11 @@ VARIANTS = {
     "16 experts": {"network": {"num_experts": 16}},
     "64 experts": {"network": {"num_experts": 64}},
     "long tail": {},
-    "balance loss": {"router_weights": {"load_balance": 0.01}},
+    "balance loss": {"router_weights": BALANCE},
+    "balance loss, 16 experts": {"network": {"num_experts": 16}, "router_weights": BALANCE},
 }
+# Those without the neighbour loss, and the mixture that each is compared with.
+BALANCED = {"balance loss": FIVE, "balance loss, 16 experts": "16 experts"}
 MEASURES = {
     "accuracy, %": ("accuracy", 100),
     "entropy of the gates": ("routing_entropy", 1),
@@ -49,7 +53,7 @@ def run(results=str(RESULTS), minutes=None, smoke=False):
         {"variant": variant, "weight": weight, "seed": seed}
         for seed in seeds
         for variant in variants
-        for weight in ((0.0,) if variant == "balance loss" else (0.0, WEIGHT))
+        for weight in ((0.0,) if variant in BALANCED else (0.0, WEIGHT))
     ]
     rows = sk.recipes.sweep(trained, runs, sk.recipes.results_file(results, "moe_variants", smoke), minutes)
     if len(rows) == len(runs):
@@ -85,11 +89,10 @@ def print_table(rows, variants):
                 print(f"| {variant} | {'with' if weight else 'without'} | " + " | ".join(cells) + " |")
     print()
     for variant in variants:
-        plain, loss = (FIVE, "balance") if variant == "balance loss" else (variant, "neighbour")
+        plain, weight = (BALANCED[variant], 0.0) if variant in BALANCED else (variant, WEIGHT)
         for title in ("accuracy, %", "dead experts"):
-            after = values(variant, 0.0 if loss == "balance" else WEIGHT, title)
-            found = sk.evaluation.paired_comparison(values(plain, 0.0, title), after)
-            print(f"- {variant}, {title}: {found:+.2f} by the {loss} loss")
+            found = sk.evaluation.paired_comparison(values(plain, 0.0, title), values(variant, weight, title))
+            print(f"- {variant}, {title}: {found:+.2f} by the {'neighbour' if weight else 'balance'} loss")
 
 
 if __name__ == "__main__":
