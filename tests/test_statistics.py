@@ -45,6 +45,34 @@ def test_no_p_value_from_five_pairs():
     assert found.wilcoxon_p < 0.05 and found.t_p < 0.05
 
 
+def test_students_interval_by_hand():
+    found = paired_comparison(np.zeros(3), [1.0, 2.0, 3.0])
+    # Two degrees of freedom: the quantile of t is (2 p - 1) sqrt(2 / (4 p (1 - p))), p = 0.975.
+    quantile = 0.95 * np.sqrt(2 / (4 * 0.975 * 0.025))
+    assert found.t_half_width == pytest.approx(quantile / np.sqrt(3))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 10])
+def test_without_an_effect_few_verdicts_fall(count):
+    noise = np.random.default_rng(0).normal(size=(600, count))
+    found = [paired_comparison(np.zeros(count), one, resamples=500).verdict for one in noise]
+    assert np.mean([one != "within noise" for one in found]) <= 0.07
+
+
+def test_three_differences_of_one_sign_are_not_enough():
+    found = paired_comparison(np.zeros(3), [0.2, 1.0, 3.0])
+    assert found.low > 0 and found.verdict == "within noise"
+    assert paired_comparison(np.zeros(3), [2.8, 3.0, 3.1]).verdict == "confirmed"
+
+
+def test_rounding_is_no_difference():
+    first = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    constant = paired_comparison(first, first + 0.01)
+    assert np.isnan(constant.t_p) and constant.verdict == "confirmed"
+    equal = paired_comparison(np.full(6, 0.3), np.full(6, 0.1 + 0.2))
+    assert equal.mean == 0 and np.isnan(equal.wilcoxon_p) and equal.verdict == "within noise"
+
+
 def test_equal_methods_have_no_p_value():
     found = paired_comparison(np.ones(8), np.ones(8))
     assert found.mean == found.low == found.high == 0

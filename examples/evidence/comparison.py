@@ -19,8 +19,8 @@ Every run is a line of results/comparison.jsonl, detectors of comparison_detecti
 begin with comparison_full. The same command goes on where it stopped, within a run too, prints tables and
 verdicts of what is there, and draws them. Correlations are canonical, mean of all directions, as a share of
 what lies between chance (0) and equality (1). Each of the paper's orderings gets one verdict: confirmed where
-all intervals that decide it, which comparison_report.py names, lie above 0. With three seeds an interval
-reaches from the least to the greatest difference: of eight without any effect one says "confirmed".
+all differences that decide it, which comparison_report.py names, are. With three seeds a bootstrap interval
+reaches from the least to the greatest difference, so that a verdict asks Student's interval, too.
 """
 
 import functools

@@ -34,9 +34,9 @@ METHODS = {
 }
 ACROBOT = {"learning_rate": 6.3e-4, "batch_size": 128}  # of RL Baselines3 Zoo, as are the defaults
 TASKS = {
-    "CartPole-v1": {"seeds": 9, "pretraining": 15_360, "tuning": 5_120, "episodes": 100},
-    control.GRIDWORLD: {"seeds": 5, "pretraining": 30_720, "tuning": 5_120, "episodes": 200},
-    "Acrobot-v1": {"seeds": 5, "pretraining": 10_240, "tuning": 5_120, "episodes": 50, "learner": ACROBOT},
+    "CartPole-v1": {"seeds": 10, "pretraining": 15_360, "tuning": 5_120, "episodes": 100},
+    control.GRIDWORLD: {"seeds": 10, "pretraining": 30_720, "tuning": 5_120, "episodes": 200},
+    "Acrobot-v1": {"seeds": 10, "pretraining": 10_240, "tuning": 5_120, "episodes": 50, "learner": ACROBOT},
 }
 SMALL = {"seeds": 2, "pretraining": 512, "tuning": 256, "episodes": 2, "learner": {"warmup": 256}}
 
@@ -109,6 +109,7 @@ def print_table(task, rows):
         for low, high in (
             ("pretrained", "mean"),
             ("pretrained", "argmin"),
+            ("pretrained", "lambda"),
             ("mean", "argmin"),
             ("mean", "lambda"),
         ):

@@ -189,7 +189,8 @@ def print_table(scores):
 
 def print_verdicts(scores):
     """Which method is above which, by bootstrap intervals over parts or seeds."""
-    pairs = [(proxy, low) for proxy in PROXIES for low in ("pretrained", "equitune")]
+    pairs = [("equitune", "pretrained")]
+    pairs += [(proxy, low) for proxy in PROXIES for low in ("pretrained", "equitune")]
     pairs += itertools.combinations(PROXIES, 2)
     for name, of_all in scores.items():
         print(f"\n{name}:")

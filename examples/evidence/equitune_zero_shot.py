@@ -4,7 +4,7 @@ Paper      Basu and others, Efficient Equivariant Transfer Learning (NeurIPS 202
 Data       imagenette224_small at 32 px, in the folder STAR_KERAS_DATA
 Command    python examples/evidence/equitune_zero_shot.py [--minutes 20]
 
-The paper takes CLIP. Here each of three seeds trains a dual encoder of its own: the backbone of
+The paper takes CLIP. Here each of five seeds trains a dual encoder of its own: the backbone of
 resnet20.cifar10-1 beside a bag of words, by contrast on 1,800 upright training images of Imagenette, six
 epochs, with captions from five templates. Its classifier from prompts meets the 500 validation images, the
 test of this comparison, each moved by a random element of a group: quarter turns, half turns, or the mirror
@@ -56,7 +56,7 @@ FROZEN, TUNING = "zero-shot", "fine-tuned"
 RATE = 1e-3  # what each method of equitune_cnn.py chose
 # What is run, and with --smoke.
 WHOLE = {
-    "seeds": (0, 1, 2),
+    "seeds": (0, 1, 2, 3, 4),
     "groups": tuple(GROUPS),
     "proxies": PROXIES,
     "steps": (100, 500),

@@ -11,7 +11,7 @@ AdamW 1e-3, batch 256, the least entangled of three taps, cosine distance, annea
 training images; test images are for the comparison alone. Every run is a line of
 results/moe_collapse_DATA.jsonl; the same command goes on where it stopped. Once all runs are there it prints
 the table and draws accuracy and routing of all seeds, and how alike the experts of the first seed are.
-Verdicts on accuracy are by p values that count all sets that are done (Holm). `--full` trains the first seed
+Verdicts are by p values that count all sets that are done (Holm). `--full` trains the first seed
 on all images for 30 epochs, without the loss and with it, and writes results/moe_collapse_DATA_full.jsonl.
 """
 
@@ -89,7 +89,7 @@ def run(data="fashion_mnist", results=str(RESULTS), minutes=None, full=False, sm
         print_table(data, methods, rows)
         if not full:
             print_verdicts(rows)
-            print_accuracy_over_sets(path, data)
+            print_over_sets(path, data)
             draw(path.with_suffix(""), rows)
     return rows
 
@@ -225,20 +225,22 @@ def print_verdicts(rows):
         print(f"- {title}: snnl - baseline {found:+.{digits}f}, Wilcoxon p {found.wilcoxon_p:.3f}")
 
 
-def print_accuracy_over_sets(path, data):
-    """What the loss does to accuracy on every set that is done, by p values that count them all."""
+def print_over_sets(path, data):
+    """What the loss does on every set that is done, by p values that count them all."""
     found = {}
     for name in DATA:
         other = path.with_name(path.name.replace(data, name))
         lines = other.read_text().splitlines() if other.exists() else ()
         rows = [row for row in map(json.loads, lines) if row["split"] == "test"]
         if len(values(rows, "baseline", "seed")) == len(values(rows, "snnl", "seed")) > 1:
-            found[name] = compared_by(rows, "accuracy")
-    adjusted = sk.evaluation.holm([one.wilcoxon_p for one in found.values()])
-    print()
-    for (name, one), p in zip(found.items(), adjusted, strict=True):
-        verdict = one.verdict if p < 0.05 else "within noise"
-        print(f"- accuracy on {name}: {one:+.2f}, p {p:.3f} among {len(found)} sets (Holm): {verdict}")
+            found[name] = rows
+    for measure, (title, _, digits) in MEASURES.items():
+        compared = [compared_by(rows, measure) for rows in found.values()]
+        tested = sum(np.isfinite(one.wilcoxon_p) for one in compared)
+        adjusted = sk.evaluation.holm([one.wilcoxon_p for one in compared])
+        print(f"\n{title}, p among {tested} sets (Holm):")
+        for name, one, p in zip(found, compared, adjusted, strict=True):
+            print(f"- {name}: {one:+.{digits}f}, p {p:.3f}: {one.verdict if p < 0.05 else 'within noise'}")
 
 
 def draw(stem, rows):

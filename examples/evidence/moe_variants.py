@@ -4,11 +4,11 @@ Data       the 10,000 images of Fashion-MNIST that travel with the package
 Command    python examples/evidence/moe_variants.py [--minutes 20]
 
 None of this is in the paper. Each variant of the network of moe_collapse.py is trained without the loss and
-with it, at the weight that was chosen there, on five of its seeds; with five and with 16 experts a balance loss,
-at a weight settled beforehand, takes the place of the other. The network itself, of five experts, has its runs there. With five
-seeds no rank test can find a difference, so there are intervals alone. Every run is a line of
-results/moe_variants.jsonl; the same command goes on where it stopped and prints the table once all runs are
-there.
+with it, at the weight that was chosen there, on five of its seeds; with five and with 16 experts a balance
+loss, at a weight settled beforehand, takes the place of the other. The network itself, of five experts, has
+its runs there. With five seeds no rank test can find a difference, so there are intervals alone. Every run
+is a line of results/moe_variants.jsonl; the same command goes on where it stopped and prints the table once
+all runs are there.
 """
 
 import json
@@ -92,7 +92,9 @@ def print_table(rows, variants):
         plain, weight = (BALANCED[variant], 0.0) if variant in BALANCED else (variant, WEIGHT)
         for title in ("accuracy, %", "dead experts"):
             found = sk.evaluation.paired_comparison(values(plain, 0.0, title), values(variant, weight, title))
-            print(f"- {variant}, {title}: {found:+.2f} by the {'neighbour' if weight else 'balance'} loss")
+            loss = "neighbour" if weight else "balance"
+            sure = "within" if found.verdict == "within noise" else "beyond"
+            print(f"- {variant}, {title}: {found:+.2f} by the {loss} loss, {sure} noise")
 
 
 if __name__ == "__main__":

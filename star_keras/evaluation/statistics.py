@@ -14,7 +14,9 @@ class PairedComparison(typing.NamedTuple):
 
     Attributes:
         mean: mean of the differences, second minus first.
-        low, high: 95 % bootstrap interval of the mean.
+        low, high: 95 % bootstrap interval of the mean. Of few pairs it is too narrow: of three it reaches from
+            the least difference to the greatest and leaves 0 out whenever all have one sign.
+        t_half_width: half the width of Student's 95 % interval of the mean, which few pairs make wide.
         wilcoxon_p: two-sided Wilcoxon signed-rank test; NaN where all differences are 0, and below six pairs,
             which can never reach 0.05.
         t_p: two-sided paired t test; NaN where the differences do not vary, and below six pairs, too few to
@@ -25,6 +27,7 @@ class PairedComparison(typing.NamedTuple):
     mean: float
     low: float
     high: float
+    t_half_width: float
     wilcoxon_p: float
     t_p: float
     count: int
@@ -32,8 +35,10 @@ class PairedComparison(typing.NamedTuple):
     @property
     def verdict(self):
         """Whether the second scores higher: "confirmed", or "not confirmed" where it scores lower, as far
-        as the interval tells; else "within noise"."""
-        return "confirmed" if self.low > 0 else "not confirmed" if self.high < 0 else "within noise"
+        as both intervals tell; else "within noise"."""
+        if self.low > 0 and self.mean > self.t_half_width:
+            return "confirmed"
+        return "not confirmed" if self.high < 0 and -self.mean > self.t_half_width else "within noise"
 
     def __format__(self, spec):
         """Mean and interval, each number in the format asked for: with "+.1f", "+1.5 [+0.2, +2.9]"."""
@@ -48,8 +53,9 @@ class PairedComparison(typing.NamedTuple):
 def paired_comparison(first, second, resamples=10_000, seed=0):
     """Compares two methods that were run with the same seeds.
 
-    `differences = second - first`; the interval is the 2.5 and 97.5 percentile of means of differences
-    drawn with replacement.
+    `differences = second - first`, 0 where rounding alone makes them; the bootstrap interval is the 2.5 and
+    97.5 percentile of means of differences drawn with replacement, Student's is
+    `mean +- t(0.975, n - 1) std / sqrt(n)`.
 
     Args:
         first, second: one score for each seed, in the same order.
@@ -71,19 +77,18 @@ def paired_comparison(first, second, resamples=10_000, seed=0):
 
     Reference: Wilcoxon, Individual Comparisons by Ranking Methods (1945); Efron (1979).
     """
-    differences = np.asarray(second, "float64") - _scores(first, second)
-    drawn = np.random.default_rng(seed).integers(len(differences), size=(resamples, len(differences)))
+    differences = _differences(first, second)
+    count, mean = len(differences), float(differences.mean())
+    drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
     low, high = np.percentile(differences[drawn].mean(axis=1), (2.5, 97.5))
-    wilcoxon_p = t_p = float("nan")
     stats = needed("scipy.stats", "Tests of significance need SciPy", "eval")
-    enough = len(differences) >= _PAIRS
-    if enough and differences.any():
+    half_width = stats.t.ppf(0.975, count - 1) * differences.std(ddof=1) / np.sqrt(count)
+    wilcoxon_p = t_p = float("nan")
+    if count >= _PAIRS and differences.any():
         wilcoxon_p = float(stats.wilcoxon(differences).pvalue)
-    if enough and np.ptp(differences):
+    if count >= _PAIRS and np.ptp(differences):
         t_p = float(stats.ttest_1samp(differences, 0).pvalue)
-    return PairedComparison(
-        float(differences.mean()), float(low), float(high), wilcoxon_p, t_p, len(differences)
-    )
+    return PairedComparison(mean, float(low), float(high), float(half_width), wilcoxon_p, t_p, count)
 
 
 def holm(p_values):
@@ -118,7 +123,7 @@ def holm(p_values):
     return adjusted.tolist()
 
 
-def _scores(first, second):
+def _differences(first, second):
     first, second = np.asarray(first, "float64"), np.asarray(second, "float64")
     if first.ndim != 1 or first.shape != second.shape or len(first) < 2:
         raise ValueError(
@@ -127,4 +132,8 @@ def _scores(first, second):
         )
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ValueError("Scores must be finite. Received: NaN or infinity; run the failed seeds again.")
-    return first
+    differences = second - first
+    rounding = 8 * np.finfo("float64").eps * max(np.abs(first).max(), np.abs(second).max())
+    if np.ptp(differences) <= rounding:
+        differences = np.full_like(differences, differences.mean())
+    return np.where(np.abs(differences) <= rounding, 0.0, differences)

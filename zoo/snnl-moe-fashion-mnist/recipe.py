@@ -12,6 +12,7 @@ name is still free.
 """
 
 import pathlib
+import typing
 
 import keras
 import numpy as np
@@ -29,7 +30,7 @@ DATA = {
 
 def run(
     folder="runs/snnl-moe-fashion-mnist",
-    data="fashion_mnist",
+    data: typing.Literal["fashion_mnist", "cifar10"] = "fashion_mnist",
     weight=1.0,
     epochs=30,
     minutes=None,
@@ -39,14 +40,14 @@ def run(
     measure=False,
     publish=False,
 ):
-    precision = sk.recipes.set_precision(precision, folder)
-    keras.utils.set_random_seed(seed)
-
     # Data: grey images become three equal channels.
     train, test = sk.data.load(DATA[data][0]), sk.data.load(DATA[data][1], split=DATA[data][2])
     if smoke:
         train, test, epochs = first(train, 300), first(test, 100), min(epochs, 2)
     images, labels = sk.data.to_rgb(train.images), train.labels
+
+    precision = sk.recipes.set_precision(precision, folder)
+    keras.utils.set_random_seed(seed)
 
     # Model: a weight of 0 measures the entanglement and trains nothing by it.
     classifier = sk.models.create("moe_cnn", num_classes=10, input_shape=images.shape[1:])
