@@ -14,8 +14,8 @@ class PairedComparison(typing.NamedTuple):
 
     Attributes:
         mean: mean of the differences, second minus first.
-        low, high: 95 % bootstrap interval of the mean. Of few pairs it is too narrow: of three it reaches from
-            the least difference to the greatest and leaves 0 out whenever all have one sign.
+        low, high: 95 % bootstrap interval of the mean, too narrow for few pairs: of three it reaches from the
+            least difference to the greatest and leaves 0 out whenever all have one sign.
         t_half_width: half the width of Student's 95 % interval of the mean, which few pairs make wide.
         wilcoxon_p: two-sided Wilcoxon signed-rank test; NaN where all differences are 0, and below six pairs,
             which can never reach 0.05.
