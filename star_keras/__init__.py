@@ -6,6 +6,18 @@
 (None, 64)
 """
 
+try:
+    import keras as _keras  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name not in ("tensorflow", "jax", "torch"):
+        raise
+    raise ModuleNotFoundError(
+        "Keras needs its backend: that which KERAS_BACKEND names, or its configuration file, or tensorflow. "
+        f"Received: {error.name} is not installed; pip install 'star-keras[{error.name}]', or another of the "
+        "extras tensorflow, jax and torch, and set KERAS_BACKEND to its name.",
+        name=error.name,
+    ) from error
+
 from star_keras import (
     applications,
     architectures,

@@ -9,19 +9,42 @@ import pathlib
 import runpy
 import shlex
 import signal
+import subprocess
 import sys
 import sysconfig
+import textwrap
 import threading
 import traceback
 
 from star_keras.version import __version__
 
 DEFAULT_RECIPE = "star-resnet18"
+OWN_IMAGES = (DEFAULT_RECIPE, "star-resnet50-imagenet100")
 INTERRUPTED = 130
+COMPUTING = ("pretrain", "evaluate", "report")
+# TensorFlow reads them when it is imported, which is before a command is known.
+SETTINGS = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 # Errors told in a line; any other is a fault and shows all that led to it.
 EXPECTED = (KeyError, ValueError, OSError, RuntimeError, ImportError, FloatingPointError, SyntaxError)
 PACKAGE = f"{pathlib.Path(__file__).parent}{os.sep}"
 LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
+
+
+def command():
+    """What `star-keras` and `python -m star_keras` run: `main`, once TensorFlow has its settings.
+
+    Where TensorFlow was imported without them, and is to compute, the process starts anew with the same
+    words. Settings of one's own are kept.
+
+    Returns:
+        The exit status, as of `main`.
+    """
+    options, rest = _parsed()
+    computes = options.command in COMPUTING and not {"-h", "--help"} & {*rest}
+    if computes and "tensorflow" in sys.modules and "TF_ENABLE_ONEDNN_OPTS" not in os.environ:
+        _set()
+        return _start_anew([sys.executable, *sys.orig_argv[1:]])
+    return main()
 
 
 def main(arguments=None):
@@ -33,33 +56,8 @@ def main(arguments=None):
     Returns:
         The exit status: 0, 2 when what was asked for does not exist, 130 after control-C.
     """
-    parser = argparse.ArgumentParser(prog="star-keras", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"star-keras {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    listing = commands.add_parser("list", help="the models of the zoo, one a line")
-    listing.add_argument("pattern", nargs="?", default="*", help='such as "star-*"')
-    description = commands.add_parser("info", help="what is known about a model")
-    description.add_argument("name")
-    commands.add_parser(
-        "pretrain",
-        add_help=False,
-        help="[RECIPE] [flags of the recipe]: train by a recipe of the zoo or a Python file "
-        f"(default: {DEFAULT_RECIPE}), on images of your own with --images FOLDER",
-    )
-
-    evaluation = commands.add_parser("evaluate", help="measure a model; every number beside its floor")
-    _add_measuring(evaluation)
-    evaluation.add_argument("--output", metavar="FILE.json", help="write all numbers as JSON too")
-    report = commands.add_parser("report", help="measure a model and write one page, with Markdown and JSON")
-    _add_measuring(report)
-    report.add_argument("--output", metavar="FILE.html", default="report.html", help="default: %(default)s")
-
-    options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "pretrain":
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    options, rest = _parsed(arguments)
+    _set()
     # It warns of many models traced one after the other, which is what measuring takes.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with _noticing_control_c() as pressed:
@@ -77,6 +75,55 @@ def main(arguments=None):
         print("\nstar-keras: interrupted; the same command goes on where it stopped.", file=sys.stderr)
         return INTERRUPTED
     return status
+
+
+def _parsed(arguments=None):
+    """The options of `star-keras`, and of a recipe the words that are its own."""
+    parser = argparse.ArgumentParser(
+        prog="star-keras",
+        description=textwrap.fill(__doc__, 80),
+        epilog=_recipes_told(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"star-keras {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    listing = commands.add_parser("list", help="the models of the zoo, one a line")
+    listing.add_argument("pattern", nargs="?", default="*", help='such as "star-*"')
+    description = commands.add_parser("info", help="what is known about a model")
+    description.add_argument("name")
+    commands.add_parser(
+        "pretrain",
+        add_help=False,
+        help="[RECIPE] [flags of the recipe]: train by a recipe of the zoo or a Python file "
+        f"(default: {DEFAULT_RECIPE}); {' and '.join(OWN_IMAGES)} train on images of your own, too, with "
+        "--images FOLDER. `pretrain RECIPE --help` tells the flags",
+    )
+
+    evaluation = commands.add_parser("evaluate", help="measure a model; every number beside its floor")
+    _add_measuring(evaluation)
+    evaluation.add_argument("--output", metavar="FILE.json", help="write all numbers as JSON too")
+    report = commands.add_parser("report", help="measure a model and write one page, with Markdown and JSON")
+    _add_measuring(report)
+    report.add_argument("--output", metavar="FILE.html", default="report.html", help="default: %(default)s")
+
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "pretrain":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options, rest
+
+
+def _set():
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def _start_anew(words):
+    if sys.platform != "win32":
+        os.execv(sys.executable, words)
+    # There, a process that replaces itself returns to the shell at once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return subprocess.call(words)
 
 
 def _obey(options, rest):
@@ -211,30 +258,56 @@ def _command(options):
 
 
 def _pretrain(arguments):
+    from star_keras.recipes import flags
+
     named = arguments and not arguments[0].startswith("-")
     recipe, arguments = (arguments[0], arguments[1:]) if named else (DEFAULT_RECIPE, arguments)
     path = _find_recipe(recipe)
-    before, sys.argv = sys.argv, [f"star-keras pretrain {recipe}", *arguments]
+    if path in _recipes().values() and path.parent.name not in OWN_IMAGES:
+        if any(word.partition("=")[0] == "--images" for word in arguments):
+            raise ValueError(
+                f"`--images` is a flag of the recipes {' and '.join(OWN_IMAGES)}. Received: {recipe}; leave "
+                "it out to train on the images of the recipe, or take one of these."
+            )
+    program = {"prog": f"star-keras pretrain {recipe}", "epilog": _recipes_told()}
+    before, sys.argv = sys.argv, [program["prog"], *arguments]
+    token = flags.PARSER.set(program)
     try:
         runpy.run_path(str(path), run_name="__main__")
     finally:
+        flags.PARSER.reset(token)
         sys.argv = before
     return 0
 
 
-def _find_recipe(recipe):
+def _recipes():
+    """`{name: path}` of the recipes of the zoo."""
     from star_keras.models.weights import zoo_folder
+
+    return {found.parent.name: found for found in sorted(zoo_folder().glob("*/recipe.py"))}
+
+
+def _recipes_told():
+    return textwrap.fill(f"Recipes: {', '.join(_recipes())}.", 80, break_on_hyphens=False)
+
+
+def _find_recipe(recipe):
+    """The path of a recipe by its name, that of a model it made, or its file."""
+    from star_keras import models
 
     path = pathlib.Path(recipe)
     if path.suffix == ".py" and path.is_file():
         return path
-    known = {found.parent.name: found for found in sorted(zoo_folder().glob("*/recipe.py"))}
-    if recipe not in known:
+    known, name = _recipes(), recipe
+    if name not in known:
+        with contextlib.suppress(KeyError):
+            name = pathlib.PurePosixPath(models.info(recipe)["weights"]).parent.name
+    if name not in known:
         raise ValueError(
             f"`recipe` must be one of {', '.join(known)}, or a Python file. Received: {recipe[:80]!r}"
         )
-    return known[recipe]
+    return known[name]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -9,7 +9,7 @@ class PresetError(KeyError):
 
 
 class DownloadError(OSError):
-    """A file could not be brought to this machine."""
+    """A file could not be brought to this machine: for versions that fetch files. This one fetches none."""
 
 
 class IntegrityError(OSError):

@@ -208,10 +208,7 @@ class _ClassTotals(keras.metrics.Metric):
             sample_weight: `(batch,)`. Defaults to `None`: ones.
         """
         gates, weights = _as_rows(gates, sample_weight, self.num_experts)
-        labels = ops.reshape(_as_labels(labels, gates), (-1,))
-        # PyTorch refuses to encode what lies above.
-        labels = ops.where(labels < self.num_classes, labels, -1)
-        labels = ops.one_hot(labels, self.num_classes, dtype="float32")
+        labels = ops.one_hot(_as_labels(labels, gates, self.num_classes), self.num_classes, dtype="float32")
         self.table.assign_add(ops.matmul(ops.transpose(labels), gates * weights))
 
     def _mean_over_members(self, axis, outcomes):
@@ -353,9 +350,9 @@ def _as_rows(gates, sample_weight, num_experts):
     return gates, ops.reshape(weights, (-1, 1))
 
 
-def _as_labels(labels, gates):
-    """Labels as a tensor, if there is one for each row of gates."""
-    labels = ops.convert_to_tensor(labels)
+def _as_labels(labels, gates, num_classes):
+    """Signed labels in one axis, if there is one for each row of gates; -1 for those of no class."""
+    labels = labels if hasattr(labels, "shape") else np.asarray(labels)
     sizes = {labels.shape[0] if len(labels.shape) else 0, gates.shape[0]} - {None}
     if tuple(labels.shape[1:]) not in ((), (1,)) or len(sizes) > 1:
         raise ValueError(
@@ -363,7 +360,12 @@ def _as_labels(labels, gates):
             f"Received: `labels` of shape {tuple(labels.shape)} and `gates` of shape {tuple(gates.shape)}. "
             "Take the argmax of one-hot labels."
         )
-    return labels
+    if isinstance(labels, np.ndarray):  # of large ones JAX would keep 32 bits
+        labels = np.where((labels >= 0) & (labels < num_classes), labels.astype("int32"), -1)
+    # Unsigned numbers too large for their signed type become negative, and are no class either.
+    wide = keras.backend.standardize_dtype(labels.dtype) in ("int64", "uint64")
+    labels = ops.reshape(ops.cast(labels, "int64" if wide else "int32"), (-1,))
+    return ops.where(labels < num_classes, labels, -1)  # PyTorch refuses to encode what lies above
 
 
 def _unit(normalize, outcomes):

@@ -32,12 +32,23 @@ def l2_normalize(inputs, axis=-1, epsilon=1e-12):
 
 
 def global_mean(rows):
-    """The mean of one value for each row over all replicas, as far as this replica's rows go.
-
-    Gradients are summed over replicas, so each gives its rows' sum over the number of rows of all.
-    """
+    """The mean of one value for each row over all replicas, as this replica's part; see `equal_part`."""
     _, total = backend.replica_rows(ops.shape(rows)[0])
-    return ops.sum(rows) / ops.cast(total, rows.dtype)
+    return equal_part(ops.sum(rows) / ops.cast(total, rows.dtype))
+
+
+def equal_part(shares):
+    """The sum of what all replicas hold, divided by their number, with the gradient of the own share.
+
+    Gradients are summed over replicas, but of the losses that they report Keras takes the mean weighed by
+    their rows, which is the whole only if all report the same.
+    """
+    return over_replicas(shares) / backend.num_replicas()
+
+
+def over_replicas(shares):
+    """The sum of what all replicas hold, with gradient; `shares` themselves outside a strategy."""
+    return ops.sum(backend.gather(shares[None]), axis=0)
 
 
 def directions(vectors):
@@ -152,8 +163,7 @@ def log_sum_exp_of_keys(rows, keys, own, block_size=512):
         `(n,)` float32 values.
     """
     count = ops.shape(rows)[0]
-    steps = (count + block_size - 1) // block_size
-    block = (count + steps - 1) // steps
+    steps, block = _cut_evenly(count, block_size)
 
     def start(step):
         return ops.minimum(step * block, count - block)
@@ -209,6 +219,8 @@ def partner_surprise(rows, keys, partnered, **layout):
         row_groups: `(n,)` int32, groups of the rows.
         key_groups: `(m,)` int32, groups of the keys, -1 for keys that nobody sees.
         hidden_keys: whether there may be keys that nobody sees.
+        last_is_added: whether the last column of the keys is added to the products, those of the rows being
+            ones: not multiplied, it keeps its digits where an accelerator drops some.
         block_size: most rows of a block, an int.
 
     Returns:
@@ -257,14 +269,16 @@ def _mean_by_exponential(logits):
 class _PartnerBlocks:
     """Rows and the keys they are compared with, `block_size` rows at a time; see `partner_surprise`."""
 
-    def __init__(self, rows, keys, first_own, row_groups, key_groups, hidden_keys, block_size):
+    def __init__(self, rows, keys, first_own, row_groups, key_groups, hidden_keys, last_is_added, block_size):
         self.rows, self.keys = rows, keys
+        self.factors, self.added = (rows, keys), None
+        if last_is_added:
+            self.factors, self.added = (rows[:, :-1], keys[:, :-1]), ops.transpose(keys[:, -1:])
         self.first_own = first_own
         self.row_groups, self.key_groups = row_groups[:, None], key_groups[None]
         self.hidden_keys = hidden_keys
         self.count = ops.shape(rows)[0]
-        self.steps = (self.count + block_size - 1) // block_size
-        self.block = (self.count + self.steps - 1) // self.steps
+        self.steps, self.block = _cut_evenly(self.count, block_size)
 
     def first(self, step):
         """First row of a block. The last block reaches back over rows that are done: all have one size."""
@@ -283,7 +297,9 @@ class _PartnerBlocks:
 
     def logits(self, first):
         """Logits of a block, lowest for own and hidden keys."""
-        logits = ops.matmul(self.cut(self.rows, first), ops.transpose(self.keys))
+        rows, keys = self.factors
+        logits = ops.matmul(self.cut(rows, first), ops.transpose(keys))
+        logits = logits if self.added is None else logits + self.added
         corner = (0, self.first_own + first)
         index = ops.arange(self.block)
         own = ops.slice(logits, corner, (self.block, self.block))
@@ -294,6 +310,13 @@ class _PartnerBlocks:
     def partners(self, first):
         """Whether a key is of the group of a row; own keys have no weight by their logit."""
         return self.cut(self.row_groups, first) == self.key_groups
+
+
+def _cut_evenly(count, block_size):
+    """`(number, size)` of the blocks of so many rows; a replica without rows has an empty one."""
+    number = (count + block_size - 1) // block_size
+    number = max(number, 1) if isinstance(number, int) else ops.maximum(number, 1)
+    return number, (count + number - 1) // number
 
 
 def _surprise(sums):

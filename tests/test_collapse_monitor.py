@@ -142,5 +142,17 @@ def test_epochs_between_two_looks_repeat_the_values():
 def test_bad_numbers_are_named():
     with pytest.raises(NonFiniteError):
         fit(dense(keras.initializers.Constant(np.nan)), CollapseMonitor(X))
-    with pytest.raises(ValueError, match="positive number of epochs. Received: every=0"):
-        CollapseMonitor(X, every=0)
+
+
+@pytest.mark.parametrize("every", [0, 1.5, True])
+def test_numbers_of_epochs_that_are_not_whole_and_positive_are_refused(every, tmp_path):
+    for kind, inputs in (
+        (CollapseMonitor, [X]),
+        (sk.callbacks.RoutingMonitor, [X]),
+        (sk.callbacks.OrbitMonitor, [X]),
+        (sk.callbacks.LinearProbe, [(X, X), (X, X)]),
+        (sk.callbacks.NearestNeighborProbe, [(X, X), (X, X)]),
+        (sk.callbacks.Resume, [tmp_path]),
+    ):
+        with pytest.raises(ValueError, match=f"`every` must be a positive whole.*Received: every={every}"):
+            kind(*inputs, every=every)

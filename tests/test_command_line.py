@@ -1,6 +1,7 @@
 """The command `star-keras` and the recipes it runs."""
 
 import json
+import os
 import pathlib
 import re
 import signal
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from star_keras import data, evaluation, models, recipes
+import star_keras.__main__ as program
+from star_keras import data, evaluation, models
 from star_keras.__main__ import DEFAULT_RECIPE, main
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -103,33 +105,6 @@ def test_a_key_that_the_library_itself_misses_is_told_with_its_place(monkeypatch
     )
 
 
-def test_flags_are_the_arguments_of_the_recipe():
-    def run(epochs=3, minutes=None, folder="runs", smoke=False):
-        return epochs, minutes, folder, smoke
-
-    assert recipes.command_line(run, []) == (3, None, "runs", False)
-    assert recipes.command_line(run, ["--minutes", "1.5", "--smoke", "--epochs", "7"]) == (
-        7,
-        1.5,
-        "runs",
-        True,
-    )
-
-
-def test_one_recipe_varies_the_defaults_of_another_and_flags_win():
-    def run(epochs=30, weight=1.0, smoke=False):
-        return epochs, weight, smoke
-
-    assert recipes.command_line(run, [], epochs=12, weight=0.0) == (12, 0.0, False)
-    assert recipes.command_line(run, ["--weight", "2", "--smoke"], epochs=12) == (12, 2.0, True)
-
-
-def test_a_wrong_flag_is_refused_before_anything_runs():
-    with pytest.raises(SystemExit) as stopped:
-        recipes.command_line(lambda epochs=3: pytest.fail("ran"), ["--epochs", "many"])
-    assert stopped.value.code == 2
-
-
 QUICK = "--count 30 --images 8 --views 2 --episodes 4 --seeds 0 --no-untrained --folder kept".split()
 
 
@@ -195,7 +170,8 @@ def test_control_c_is_told_from_the_error_that_a_library_makes_of_it(
 
 
 @pytest.mark.slow
-def test_a_process_that_is_sent_control_c_says_so_and_the_next_one_goes_on(photos):
+def test_a_process_that_is_sent_control_c_says_so_and_the_next_one_goes_on(photos, monkeypatch):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)  # so that the process starts anew
     command = [
         sys.executable,
         "-m",
@@ -307,3 +283,64 @@ def test_images_of_ones_own_need_no_recipe_and_no_classes(tmp_path):
     assert "Epoch 2/2" in pretrain("--images", "./photos", cwd=tmp_path)
     backbone = models.load(tmp_path / "run" / "backbone")
     assert backbone.output_shape == (None, 512)
+
+
+TOLD = """import os
+print("starts with", os.environ.get("TF_ENABLE_ONEDNN_OPTS"), flush=True)
+"""
+
+
+def starts(folder, *arguments, form=("-m", "star_keras"), **variables):
+    """With what each process of a command starts, before it imports anything, and how it ends."""
+    (folder / "sitecustomize.py").write_text(TOLD)
+    (folder / "mine.py").write_text("import sys\nprint('trains with', sys.argv[1:])\nsys.exit(7)")
+    environment = {**os.environ, "PYTHONPATH": str(folder), "KERAS_BACKEND": "tensorflow", **variables}
+    environment = {name: value for name, value in environment.items() if value is not None}
+    command = [sys.executable, *form, *arguments]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
+    return [line for line in finished.stdout.splitlines() if " with " in line], finished.returncode
+
+
+@pytest.mark.slow
+def test_the_process_that_trains_has_had_onednn_on_from_its_start(tmp_path):
+    script = tmp_path / "star-keras"  # as the installer writes it
+    script.write_text("import sys\nfrom star_keras.__main__ import command\nsys.exit(command())")
+    train = ["pretrain", "./mine.py", "--epochs", "two words"]
+    trained = f"trains with {train[2:]}"
+    for form in (("-m", "star_keras"), (str(script),)):
+        assert starts(tmp_path, *train, form=form, TF_ENABLE_ONEDNN_OPTS=None) == (
+            ["starts with None", "starts with 1", trained],
+            7,
+        )
+    assert starts(tmp_path, *train, TF_ENABLE_ONEDNN_OPTS="0") == (["starts with 0", trained], 7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "backend"),
+    [(["list"], "tensorflow"), (["pretrain", "--help"], "tensorflow"), (["pretrain", "./mine.py"], "jax")],
+)
+def test_what_does_not_compute_with_tensorflow_starts_once(arguments, backend, tmp_path):
+    pytest.importorskip(backend)
+    told, _ = starts(tmp_path, *arguments, TF_ENABLE_ONEDNN_OPTS=None, KERAS_BACKEND=backend)
+    assert told[0] == "starts with None" and "starts with 1" not in told
+
+
+@pytest.mark.parametrize("system", ["linux", "win32"])
+def test_a_process_starts_anew_with_the_same_words(system, monkeypatch):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "star_keras", "evaluate", "resnet20"])
+    monkeypatch.setattr(sys, "argv", ["star-keras", "evaluate", "resnet20"])
+    monkeypatch.setitem(sys.modules, "tensorflow", sys)
+    for name in program.SETTINGS:
+        monkeypatch.setenv(name, "to be put back")
+        monkeypatch.delenv(name)
+    asked = []
+    monkeypatch.setattr(signal, "signal", lambda *given: asked.append(given))
+    monkeypatch.setattr(subprocess, "call", lambda words: asked.append(words) or 130)
+    monkeypatch.setattr(os, "execv", lambda path, words: asked.append(words))
+    status = program.command()
+    assert asked[-1] == [sys.executable, "-m", "star_keras", "evaluate", "resnet20"]
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
+    if system == "win32":
+        assert status == 130 and asked[0] == (signal.SIGINT, signal.SIG_IGN)

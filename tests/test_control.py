@@ -216,6 +216,31 @@ def test_the_loss_is_that_of_the_paper():
     np.testing.assert_allclose(updates.evaluate(batch, verbose=0), huber.mean(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["kernel", "activity"])
+def test_regularisers_of_the_network_are_added_and_those_of_its_copy_are_not(kind):
+    def updates(strength):
+        keras.utils.set_random_seed(0)
+        hidden = keras.layers.Dense(8, **{f"{kind}_regularizer": keras.regularizers.L2(strength)})
+        network = keras.Sequential([keras.Input((4,)), hidden, keras.layers.Dense(2)])
+        updates = learning._Updates(network, discount=0.9)
+        updates.compile(keras.optimizers.SGD(0.1))
+        updates.renew_target()
+        return updates, hidden
+
+    (plain, _), (penalised, hidden) = updates(0.0), updates(0.5)
+    batch = transitions()
+    # Keras divides what it asks of activities by the rows of the batch.
+    weighed = hidden.kernel if kind == "kernel" else hidden(batch["state"]) / 5**0.5
+    penalty = 0.5 * float(keras.ops.sum(keras.ops.square(weighed)))
+    losses = [model.evaluate(batch, verbose=0) for model in (plain, penalised)]
+    assert losses[1] == pytest.approx(losses[0] + penalty, rel=1e-5)
+    fitted = [model.fit(batch, verbose=0).history["loss"][0] for model in (plain, penalised)]
+    np.testing.assert_allclose(fitted, losses, rtol=1e-5)
+    before = penalised.target.get_weights()[0]
+    np.testing.assert_array_equal(before, plain.target.get_weights()[0])
+    assert np.abs(penalised.network.get_weights()[0] - plain.network.get_weights()[0]).max() > 1e-4
+
+
 def test_the_copy_stays_as_it_is_until_it_is_renewed():
     network = q_network()
     updates = learning._Updates(network, discount=0.9)

@@ -5,12 +5,14 @@ import io
 import pathlib
 import runpy
 
+import keras
 import numpy as np
 import pytest
 from _prepared import write_prepared
 from PIL import Image
 
 from star_keras import data
+from star_keras.data import loading
 from star_keras.exceptions import IntegrityError, ShapeError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -96,6 +98,15 @@ class TestNpz:
         assert found.labels.tolist() == list(range(6)) and found.labels.dtype == "int64"
         assert data.load("grey", size=8).images.shape == (6, 8, 8)
 
+    def test_arrays_of_any_split_may_name_their_classes(self, folder):
+        names = np.array(["ant", "bee"])
+        np.savez(folder / "test.npz", x_test=PIXELS, y_test=np.arange(6) % 2, class_names=names)
+        found = data.load("test")
+        np.testing.assert_array_equal(found.images, PIXELS)
+        assert found.class_names == ("ant", "bee") == data.load("test", split="test").class_names
+        with pytest.raises(ValueError, match="it has 'test'"):
+            data.load("test", split="train")
+
     @pytest.mark.parametrize(
         ("images", "labels"),
         [
@@ -133,6 +144,11 @@ class TestNpz:
         with pytest.raises(ValueError, match=r"cifar11.*STAR_KERAS_DATA|cifar11") as caught:
             data.load("cifar12")
         assert "embedded" in str(caught.value)
+
+    def test_a_missing_set_of_the_recipes_says_what_writes_it(self, folder):
+        with pytest.raises(ValueError, match=r"make_cifar10.py FOLDER` .* writes it, see Data") as caught:
+            data.load("cifar10_train45k")
+        assert "tensorflow-datasets;" not in str(caught.value) and "download" not in str(caught.value)
 
     def test_unknown_splits_list_the_known_ones(self):
         with pytest.raises(ValueError, match="'train', 'test'"):
@@ -276,3 +292,36 @@ def test_the_making_script_writes_the_shipped_file_again(tmp_path):
     script = runpy.run_path(str(ROOT / "tools/make_fashion_mnist.py"))
     script["make"](SOURCE, tmp_path / "made.npz")
     assert (tmp_path / "made.npz").read_bytes() == (ROOT / "star_keras/data/fashion_mnist.npz").read_bytes()
+
+
+def test_the_script_writes_both_sets_of_cifar10_and_tells_others_apart(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    sides = [
+        (
+            rng.integers(0, 256, (count, 4, 4, 3), dtype="uint8"),
+            rng.integers(0, 10, (count, 1), dtype="uint8"),
+        )
+        for count in (45_010, 1_010)
+    ]
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: sides)
+    monkeypatch.setenv("STAR_KERAS_DATA", str(tmp_path / "made"))
+    script = runpy.run_path(str(ROOT / "tools/make_cifar10.py"))
+    assert script["make"](tmp_path / "made") == dict.fromkeys(loading.MADE, False)
+    for name, (images, labels), count in zip(loading.MADE, sides, (45_000, 1_000), strict=True):
+        found = data.load(name)
+        np.testing.assert_array_equal(found.images, images[:count])
+        np.testing.assert_array_equal(found.labels, labels[:count, 0])
+        assert found.class_names[3] == "cat"
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == [
+        f"{name}.npz" for name in sorted(loading.MADE)
+    ]
+
+
+@pytest.mark.slow
+def test_the_script_knows_the_images_of_the_published_weights(data_folder):
+    script = runpy.run_path(str(ROOT / "tools/make_cifar10.py"))
+    for name, (_, count, published) in script["SETS"].items():
+        found = data.load(name)
+        assert len(found.images) == count
+        assert script["fingerprint"](found.images, found.labels) == published
+        assert found.class_names == script["CLASS_NAMES"]

@@ -87,6 +87,15 @@ def test_a_text_about_no_group_is_drawn_evenly():
     assert counts.sum() > 280 and np.abs(counts / 300 - 1 / 3).max() < 0.1
 
 
+@pytest.mark.parametrize("rounding, expected", [(1e-7, {0, 1}), (-1e-7, {0, 1}), (1e-3, {0}), (-1e-3, {1})])
+def test_rounding_does_not_choose_between_texts_that_are_equally_probable(rounding, expected):
+    """Rows of a batch that hold the same text differ by that much in float32."""
+    likely = -7 * np.array([[1 - rounding], [1.0], [2.0], [0.5]])
+    scores, texts = np.array([[3.0], [3.0], [3.0], [1.0]]), np.zeros((4, 1, 5), "int32")
+    model = equizero()
+    assert {model._choose(scores, likely, texts, seed)[0] for seed in range(30)} == expected
+
+
 @pytest.mark.parametrize(
     "error,message,arguments",
     [

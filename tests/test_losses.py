@@ -316,6 +316,7 @@ def step(targets, predictions, temperature, total):
 for name, sizes, temperature, block in [
     ("even", (6, 6), 0.2, 384), ("uneven", (6, 5), 0.2, 384), ("blocks", (10, 7), 0.2, 4),
     ("cold", (10, 7), 1e-3, 4), ("one", (1, 1), 0.2, 384), ("half", (4, 3), 0.2, 384),
+    ("empty", (4, 0), 0.2, 384), ("lone", (1, 0), 0.2, 384),
 ]:
     nt_xent.BLOCK_SIZE = block
     dtype = "bfloat16" if name == "half" else "float32"
@@ -339,6 +340,7 @@ def test_two_replicas_equal_one_with_the_global_batch(tmp_path):
     run_script(REPLICAS, tmp_path / "results.npz")
     results = np.load(tmp_path / "results.npz")
     cases = {"even": (12, 0.2), "uneven": (11, 0.2), "blocks": (17, 0.2), "cold": (17, 1e-3), "one": (2, 0.2)}
+    cases |= {"empty": (4, 0.2), "lone": (1, 0.2)}
     for name, (n, temperature) in cases.items():
         actual = [results[f"{name}/{output}"] for output in ("values", "targets", "predictions")]
         assert_like_naive(actual, pairs(n, 5), temperature)

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 from _elsewhere import assert_laws_hold
 from _layers import assert_same, numbers, randomize
+from _neighbors import naive
+from keras import ops
 
 from star_keras import models
 from star_keras.exceptions import ConfigError
 from star_keras.layers import BatchNormalization, EquivariantPredictor, Projector, RoutedExperts
+from star_keras.losses import soft_nearest_neighbor
 
 # Raised inside Keras when it turns a TensorFlow variable into an array.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -128,6 +131,19 @@ def test_a_resnet_trains_in_float64():
         losses.append(model.fit(IMAGES, np.arange(8) % 2, batch_size=8, epochs=2, verbose=0).history["loss"])
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert {variable.dtype for variable in double.backbone.trainable_variables} == {"float64"}
+
+
+def test_squared_lengths_keep_their_digits_where_products_drop_some(monkeypatch):
+    """As in TF32, of which every number here but the squared lengths has enough digits."""
+    half = np.random.default_rng(0).integers(-11, 12, (6, 64)).astype("float32")
+    embeddings, labels, multiply = np.concatenate([half, -half]), np.arange(12) % 3, ops.matmul
+
+    def rounded(array):
+        return ops.view((ops.view(array, "int32") + 0x1000) & ~0x1FFF, "float32")
+
+    monkeypatch.setattr(ops, "matmul", lambda one, other: multiply(rounded(one), rounded(other)))
+    found = numbers(soft_nearest_neighbor(labels, embeddings, distance="squared"))
+    np.testing.assert_allclose(found, naive(labels, embeddings, 1.0, "squared")[0], rtol=1e-6, atol=1e-5)
 
 
 LAWS = "numpy or float64-projector or float64-experts or refused or wide"

@@ -141,6 +141,12 @@ def test_nearest_neighbors_agree_with_a_loop(k):
     assert nearest_neighbors(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS, k=k).accuracy == right / 60
 
 
+def test_of_equally_near_neighbours_those_that_come_first_vote():
+    bank, labels = np.ones((1000, 2)), np.repeat([1, 0, 2], [2, 1, 997])
+    for k in (1, 2, 3):
+        assert nearest_neighbors(bank, labels, np.ones((1, 2)), np.array([1]), k=k).accuracy == 1
+
+
 def test_length_of_features_does_not_matter_to_neighbours():
     lengths = RNG.uniform(0.1, 10, (60, 1))
     one = nearest_neighbors(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS)

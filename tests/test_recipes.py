@@ -8,7 +8,7 @@ import pytest
 
 import star_keras as sk
 from star_keras import callbacks, recipes
-from star_keras.recipes import num_steps, set_precision, sweep
+from star_keras.recipes import devices, num_steps, set_precision, sweep
 
 RUNS = [{"method": method, "seed": seed} for method in ("plain", "new") for seed in (0, 1)]
 
@@ -58,15 +58,35 @@ def policy_afterwards():
     keras.config.set_dtype_policy("float32")
 
 
-@pytest.mark.parametrize("faster", ["float32", "mixed_bfloat16"])
-def test_auto_precision_is_the_faster_one(faster, policy_afterwards, monkeypatch, capsys):
-    monkeypatch.setattr(recipes, "_seconds_of_a_step", lambda policy: 1 if policy == faster else 2)
-    assert set_precision() == faster == keras.config.dtype_policy().name
-    assert faster in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("seconds", "chosen"), [((1.0, 2.0), "float32"), ((1.1, 1.0), "float32"), ((1.3, 1.0), "mixed_bfloat16")]
+)
+def test_auto_precision_is_bfloat16_where_that_is_clearly_faster(
+    seconds, chosen, policy_afterwards, monkeypatch, capsys
+):
+    monkeypatch.setattr(devices, "_seconds_of_a_step", lambda: seconds)
+    assert set_precision() == chosen == keras.config.dtype_policy().name
+    assert chosen in capsys.readouterr().out
+
+
+def test_a_moment_of_other_work_does_not_change_what_was_measured(monkeypatch):
+    ticks = iter(np.cumsum(np.tile([0, 3, 0, 1], devices.ROUNDS)).tolist())
+    slow = {0, 7, 8}
+
+    class Clock:
+        busy, asked = 0.0, 0
+
+        def perf_counter(self):
+            Clock.busy += 100.0 * (self.asked // 2 in slow and self.asked % 2)
+            Clock.asked += 1
+            return next(ticks) + Clock.busy
+
+    monkeypatch.setattr(devices, "time", Clock())
+    assert devices._seconds_of_a_step() == (3, 1)
 
 
 def test_auto_precision_of_a_run_that_goes_on_is_that_it_began_with(tmp_path, policy_afterwards, monkeypatch):
-    monkeypatch.setattr(recipes, "_seconds_of_a_step", {"mixed_bfloat16": 2.0, "float32": 1.0}.get)
+    monkeypatch.setattr(devices, "_seconds_of_a_step", lambda: (1.0, 2.0))
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")

@@ -34,6 +34,16 @@ def test_neighbours_are_those_of_scikit_learn(block, monkeypatch):
     np.testing.assert_allclose(found.similarities, 1 - distances, atol=1e-6)
 
 
+@pytest.mark.parametrize("k", [1, 3, 500, 1000])
+def test_of_equal_rows_those_that_come_first_are_taken(k):
+    bank = np.eye(2).repeat(500, axis=0)
+    found = nearest_images(np.array([[1.0, 0], [0, 1], [1, 1]]), bank, k)
+    rows = np.arange(1000)
+    orders = rows, np.roll(rows, 500), rows
+    np.testing.assert_array_equal(found.indices, [order[:k] for order in orders])
+    np.testing.assert_array_equal(nearest_images(bank, k=3).indices[500], [501, 502, 503])
+
+
 def test_without_a_bank_nobody_is_his_own_neighbour():
     found = nearest_images(BANK, k=59)
     assert all(sorted([*row, own]) == list(range(60)) for own, row in enumerate(found.indices.tolist()))

@@ -6,7 +6,7 @@ import pytest
 from _elsewhere import assert_laws_hold
 
 FILES = [str(Path(__file__).parent / f"test_{name}.py") for name in ("gates", "metrics", "routing_monitor")]
-LAWS = "in_float64 or finite_gradient or no_gate or nan or broken or deep or without_input"
+LAWS = "in_float64 or finite_gradient or no_gate or nan or broken or deep or without_input or of_any_type"
 
 
 @pytest.mark.slow

@@ -287,6 +287,11 @@ def test_nan_stops_pretraining_and_names_the_layer_or_the_loss():
     model.compile(keras.optimizers.SGD(1e38))
     with pytest.raises(NonFiniteError, match="batch 1, in equivariance_loss, invariance_loss"):
         model.fit(IMAGES, batch_size=6, verbose=0)
+    model = small_model()
+    convolution = next(layer for layer in model.backbone.layers if isinstance(layer, keras.layers.Conv2D))
+    convolution.kernel.regularizer = keras.regularizers.L2(3e38)
+    with pytest.raises(NonFiniteError, match="batch 0, in a regulariser of its parts"):
+        model.fit(IMAGES, batch_size=6, verbose=0)
 
 
 def test_fit_takes_a_list_of_callbacks_that_keras_has_made():

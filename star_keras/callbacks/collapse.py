@@ -2,16 +2,16 @@
 
 import warnings
 
-import keras
 import numpy as np
 from keras import ops
 
 from star_keras import evaluation
+from star_keras.callbacks.looking import Looking
 from star_keras.callbacks.probes import watched
 from star_keras.exceptions import NonFiniteError
 
 
-class CollapseMonitor(keras.callbacks.Callback):
+class CollapseMonitor(Looking):
     """Writes how much of their space the embeddings of fixed images fill into the logs.
 
     Of a model with a projector, such as `STARPretraining`, the features and the embeddings of every task are
@@ -33,10 +33,12 @@ class CollapseMonitor(keras.callbacks.Callback):
         batch_size: images at a time. Defaults to 256.
 
     Raises:
+        ValueError: if a number is not whole and positive.
         NonFiniteError: if an embedding is NaN or infinite.
 
     Example:
 
+    >>> import keras
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> model.compile("sgd", "mse")
     >>> x = np.random.default_rng(0).normal(size=(8, 4))
@@ -49,21 +51,12 @@ class CollapseMonitor(keras.callbacks.Callback):
     """
 
     def __init__(self, images, every=1, batch_size=256):
-        super().__init__()
-        if every < 1:
-            raise ValueError(f"`every` must be a positive number of epochs. Received: every={every}")
-        self.images, self.every, self.batch_size = images, every, batch_size
+        super().__init__(every, batch_size)
+        self.images = images
 
     def on_train_begin(self, logs=None):
-        self._values, self._warned = None, set()
-
-    def on_epoch_end(self, epoch, logs=None):
-        if logs is None:
-            return
-        last = epoch + 1 == self.params.get("epochs")
-        if self._values is None or last or (epoch + 1) % self.every == 0:
-            self._values = self._look(epoch)
-        logs.update(self._values)
+        super().on_train_begin()
+        self._warned = set()
 
     def _look(self, epoch):
         values = {}

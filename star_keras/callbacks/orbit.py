@@ -6,13 +6,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from star_keras.callbacks.looking import Looking
 from star_keras.exceptions import NonFiniteError
 from star_keras.layers import EquiTune
 
 UNIFORM, SINGLE = 0.99, 0.95  # normalised entropy from which weights are uniform; share of a single winner
 
 
-class OrbitMonitor(keras.callbacks.Callback):
+class OrbitMonitor(Looking):
     """Looks at the weights of an `EquiTune` after each epoch and tells the failures of the method apart.
 
     Into the logs of each epoch go
@@ -37,7 +38,7 @@ class OrbitMonitor(keras.callbacks.Callback):
             itself, or the first one among its layers.
 
     Raises:
-        ValueError: if the model holds no `EquiTune`, or `every` is not positive.
+        ValueError: if the model holds no `EquiTune`, or a number is not whole and positive.
         NonFiniteError: when a weight is NaN.
 
     Example:
@@ -57,23 +58,15 @@ class OrbitMonitor(keras.callbacks.Callback):
     """
 
     def __init__(self, inputs, labels=None, every=1, batch_size=256, layer=None):
-        super().__init__()
-        if every < 1:
-            raise ValueError(f"`every` must be a positive number of epochs. Received: every={every}")
-        self.inputs, self.labels = inputs, labels
-        self.every, self.batch_size, self.layer = every, batch_size, layer
-        self._values = None
+        super().__init__(every, batch_size)
+        self.inputs, self.labels, self.layer = inputs, labels, layer
 
     def on_train_begin(self, logs=None):
-        self._values = None
+        super().on_train_begin()
         self.find()
 
-    def on_epoch_end(self, epoch, logs=None):
-        last = epoch + 1 == self.params.get("epochs")
-        if self._values is None or last or (epoch + 1) % self.every == 0:
-            self._values = self.measure()
-        if logs is not None:
-            logs.update(self._values)
+    def _look(self, epoch):
+        return self.measure()
 
     def on_train_end(self, logs=None):
         for sentence in self.diagnose():

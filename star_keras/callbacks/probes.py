@@ -1,8 +1,7 @@
 """Probe the backbone while it trains."""
 
-import keras
-
 from star_keras import evaluation
+from star_keras.callbacks.looking import Looking
 from star_keras.training import SoftNearestNeighborRegularization
 
 
@@ -13,34 +12,21 @@ def watched(model):
     return getattr(model, "backbone", model)
 
 
-class _Probe(keras.callbacks.Callback):
+class _Probe(Looking):
     """Measures the backbone every few epochs and puts the accuracy into the logs of every epoch."""
 
     def __init__(self, train, test, every=1, batch_size=256, name=None):
-        super().__init__()
-        if every < 1:
-            raise ValueError(f"`every` must be a positive number of epochs. Received: every={every}")
+        super().__init__(every, batch_size)
         self.train, self.test = train, test
-        self.every, self.batch_size = every, batch_size
         self.name = name or self.default_name
 
-    def on_train_begin(self, logs=None):
-        self._accuracy = None
-
-    def on_epoch_end(self, epoch, logs=None):
-        if logs is None:
-            return
-        last = epoch + 1 == self.params.get("epochs")
-        if self._accuracy is None or last or (epoch + 1) % self.every == 0:
-            self._accuracy = self._probe()
-        logs[self.name] = self._accuracy
-
-    def _probe(self):
+    def _look(self, epoch):
         backbone = watched(self.model)
         (train_images, train_labels), (test_images, test_labels) = self.train, self.test
         train_features = evaluation.extract_features(backbone, train_images, self.batch_size, verbose=0)
         test_features = evaluation.extract_features(backbone, test_images, self.batch_size, verbose=0)
-        return self.measure(train_features, train_labels, test_features, test_labels).accuracy
+        found = self.measure(train_features, train_labels, test_features, test_labels)
+        return {self.name: found.accuracy}
 
 
 class NearestNeighborProbe(_Probe):
@@ -61,6 +47,7 @@ class NearestNeighborProbe(_Probe):
 
     Example:
 
+    >>> import keras
     >>> rows, labels = np.eye(2).repeat(4, axis=0), np.arange(2).repeat(4)
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "softmax")])
     >>> model.compile("sgd", "sparse_categorical_crossentropy")

@@ -13,6 +13,7 @@ import numpy as np
 
 from star_keras import backend
 from star_keras.exceptions import NonFiniteError, ResumeError
+from star_keras.layers.arguments import check_count
 from star_keras.layers.finite import nonfinite_layer
 
 _FORMAT = 2  # 1 had its history in an attribute, which holds 64 KB
@@ -46,6 +47,7 @@ class Resume(keras.callbacks.Callback):
         history: logs of the finished epochs, a dict of lists.
 
     Raises:
+        ValueError: if `every` is no positive whole number.
         ResumeError: if the folder holds something else than a checkpoint, or one of another model or run.
         NonFiniteError: if the loss of an epoch or a weight after it is not finite; the previous checkpoint
             stays.
@@ -66,10 +68,8 @@ class Resume(keras.callbacks.Callback):
 
     def __init__(self, folder, every=1, minutes=None):
         super().__init__()
-        if every < 1:
-            raise ValueError(f"`every` must be a positive number of epochs. Received: every={every}")
+        self.every = check_count("every", every)
         self.folder = pathlib.Path(folder)
-        self.every = every
         self.minutes = minutes
         self.epoch, self.history = self._read_position()
         self._stored = self.epoch

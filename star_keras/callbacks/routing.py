@@ -5,21 +5,21 @@ import numpy as np
 from keras import ops
 
 from star_keras import metrics
+from star_keras.callbacks.looking import Looking
 from star_keras.exceptions import NonFiniteError
 from star_keras.layers import RoutedExperts
-from star_keras.layers.arguments import check_count
 from star_keras.layers.finite import nonfinite_layer
 
 
-class RoutingMonitor(keras.callbacks.Callback):
+class RoutingMonitor(Looking):
     """Writes the routing of fixed samples and the similarity of the experts into the logs.
 
     Finds the `RoutedExperts` layer of the model that is trained, of the classifier inside
     `SoftNearestNeighborRegularization`, or the projector of `STARPretraining`. Logged are
     `routing_entropy`, `utilization_entropy`, `routing_information`, `dead_experts`, with labels
     `class_routing_entropy` and `expert_class_entropy` (see `metrics`), `expert_similarity` (mean cosine of
-    weights) and `expert_output_similarity`; with tasks the names of the metrics of gates start with that
-    of the task. Place it before callbacks that are to store the logs.
+    weights; not of a layer with own `experts`) and `expert_output_similarity`; with tasks the names of the
+    metrics of gates start with that of the task. Place it before callbacks that are to store the logs.
 
     Args:
         images: inputs of the model, looked at after every epoch.
@@ -46,24 +46,15 @@ class RoutingMonitor(keras.callbacks.Callback):
     """
 
     def __init__(self, images, labels=None, every=1, batch_size=256):
-        super().__init__()
-        self.every, self.batch_size = check_count("every", every), check_count("batch_size", batch_size)
+        super().__init__(every, batch_size)
         self.images = images
         self.labels = None if labels is None else _one_for_each(images, np.asarray(labels))
 
     def on_train_begin(self, logs=None):
+        super().on_train_begin()
         self._features, self._layer = _find_experts(self.model, self.images)
-        self._values = None
 
-    def on_epoch_end(self, epoch, logs=None):
-        if logs is None:
-            return
-        last = epoch + 1 == self.params.get("epochs")
-        if self._values is None or last or (epoch + 1) % self.every == 0:
-            self._values = self._look()
-        logs.update(self._values)
-
-    def _look(self):
+    def _look(self, epoch):
         _check_weights(self.model)
         name = self._layer.name
         features = self._features.predict(self.images, self.batch_size, verbose=0)

@@ -7,6 +7,7 @@ import pathlib
 from star_keras.data import fashion_mnist, folders, images, npz, own, prepared
 
 EMBEDDED = "fashion_mnist"
+MADE = ("cifar10_train45k", "cifar10_test1k")  # by tools/make_cifar10.py
 
 
 def load(name, split=None, size=None, data_dir=None, download=False, on_error="raise"):
@@ -21,6 +22,12 @@ def load(name, split=None, size=None, data_dir=None, download=False, on_error="r
        of each class, pixels unchanged (MIT licence);
     3. `<name>.npz` in the folder named by the environment variable `STAR_KERAS_DATA`;
     4. a set prepared by tensorflow-datasets, `"name"`, `"name/config"` or `"name:1.0.0"`.
+
+    An `.npz` file holds, for each split, such as `train`, `x_train`, uint8 images `(n, height, width, 3)` or
+    grey `(n, height, width)`, and `y_train`, n integers, as `keras.datasets` gives them; `class_names`, if
+    there, are strings by label. Or it holds image files: `blob`, all their bytes one after another as uint8,
+    `offsets`, where each begins and the last ends, `labels` and `class_names`; several splits put their name
+    in front (`train_blob`). Nothing in it is unpickled. `tools/make_cifar10.py` writes two such files.
 
     With `data_dir` only the last is tried. Pillow (extra `data`) decodes images; the embedded set needs
     nothing.
@@ -106,9 +113,12 @@ def _unknown(name, data_dir):
         places.append(f"npz files in {folder}" if folder else f"npz files ({own.VARIABLE} names no folder)")
         places.append(f"the embedded {EMBEDDED!r}")
     closest = difflib.get_close_matches(name[:80], known, n=3, cutoff=0.3)
+    if name in MADE:
+        last = "`python tools/make_cifar10.py FOLDER` in a checkout writes it, see Data in README."
+    else:
+        last = "In Python `download=True` asks tensorflow-datasets; README, Data, tells of other sets."
     return (
         "`name` must be a known image set, or the path of a folder or an npz file. "
         f"Received: name={name[:80]!r}. Closest names: {', '.join(map(repr, closest)) or 'none'}. "
-        f"Looked for: {'; '.join(reversed(places))}. A folder needs a separator (`./name`); "
-        "`download=True` asks tensorflow-datasets."
+        f"Looked for: {'; '.join(reversed(places))}. A folder needs a separator (`./name`). {last}"
     )

@@ -5,7 +5,7 @@
   `train_blob`, or are named image by image in `split`.
 - `grid`, (rows, columns): each encoded image is a sheet of so many tiles, one tile an image.
 - `boxes_xyxy`, `box_labels` and `box_image`, the position of each box's image: a detection set.
-- `x_train`, `y_train`, `x_test`, `y_test`: arrays.
+- `x_train`, `y_train`, `x_test`, `y_test`, or of other splits: arrays, with or without `class_names`.
 """
 
 import itertools
@@ -55,8 +55,9 @@ def choose(split, available, source):
 
 def _split_keys(archive):
     """`{split: prefix of its arrays}`; the only split of a plain file is called None."""
-    if "x_train" in archive:
-        return {key[2:]: key for key in archive if key.startswith("x_")}
+    plain = {key[2:]: key for key in archive if key.startswith("x_") and f"y_{key[2:]}" in archive}
+    if plain:
+        return plain
     prefixes = [key.removesuffix("blob") for key in archive if key.endswith("blob")]
     return {prefix.removesuffix("_") or None: prefix for prefix in prefixes}
 
@@ -65,13 +66,14 @@ def _read(archive, path, split, size, on_error):
     keys = _split_keys(archive)
     if not keys:
         raise ValueError(
-            f"{path} must hold an image set: `blob` and `offsets`, or `x_train`. "
+            f"{path} must hold an image set: `x_train` and `y_train`, or `blob`, `offsets` and `labels`. "
             f"Received: arrays {archive.files[:8]}"
         )
-    if "x_train" in archive:
+    if all(f"y_{name}" in archive for name in keys):
         split = choose(split, list(keys), path)
         images, labels = _plain(archive, split, path)
-        names = tuple(str(label) for label in range(int(labels.max()) + 1))
+        numbers = [str(label) for label in range(int(labels.max()) + 1)]
+        names = tuple(archive["class_names"].tolist() if "class_names" in archive else numbers)
         return Split(image_tools.resize(images, size), labels, names)
     names = tuple(archive["class_names"].tolist())
     if "boxes_xyxy" in archive:

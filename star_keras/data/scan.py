@@ -232,7 +232,8 @@ def _find(file):
         where = f"no such file as {path}" if path else f"{own.VARIABLE} names no folder"
         raise FileNotFoundError(
             f"SCAN is read from {FILE} in the folder named by {own.VARIABLE}, or from `file`. "
-            f"Received: {where}. Its texts are those of github.com/brendenlake/SCAN, below a folder `scan/`."
+            f"Received: {where}. Its texts are those of github.com/brendenlake/SCAN, below a folder `scan/`; "
+            "README, Data, has the commands."
         )
     return path
 

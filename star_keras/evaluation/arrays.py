@@ -31,6 +31,18 @@ def refuse_not_finite(name, rows):
         )
 
 
+def largest_columns(rows, k):
+    """Indices `(n, k)` of the k largest of each row, from the largest on; of equals those that come first."""
+    least = -np.partition(-rows, k - 1, axis=1)[:, k - 1 : k]
+    chosen = rows >= least
+    for row in np.flatnonzero(np.count_nonzero(chosen, axis=1) > k):
+        equal = np.flatnonzero(rows[row] == least[row])
+        chosen[row, equal[k - np.count_nonzero(chosen[row]) :]] = False
+    chosen = np.nonzero(chosen)[1].reshape(-1, k)
+    order = np.argsort(-np.take_along_axis(rows, chosen, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(chosen, order, axis=1)
+
+
 def unit_rows(rows):
     """Vectors along the last axis in float32 and of length one; zero stays zero."""
     rows = np.asarray(rows)

@@ -19,7 +19,7 @@ def extract_features(backbone, images, batch_size=256, verbose="auto"):
         A float32 NumPy array `(n, features)`.
 
     Raises:
-        ValueError: if there is no image.
+        ValueError: if there is no image, or no backbone.
         ShapeError: if the images are of another size than the backbone takes, or of several, or if it
             returns something else than one vector an image.
         NonFiniteError: if a feature is NaN or infinite.
@@ -30,6 +30,9 @@ def extract_features(backbone, images, batch_size=256, verbose="auto"):
     >>> extract_features(backbone, np.ones((10, 8, 8, 3)), batch_size=4, verbose=0).shape
     (10, 3)
     """
+    if not isinstance(backbone, keras.Layer):
+        hint = "; a preset is loaded by `star_keras.models.load(name)`" if isinstance(backbone, str) else ""
+        raise ValueError(f"`backbone` must be a Keras model or layer. Received: {backbone!r}{hint}")
     if len(images) == 0:
         raise ValueError("`images` must hold at least one image. Received: none")
     images = image_array(images)

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from star_keras.evaluation.arrays import filled_rows, unit_rows
+from star_keras.evaluation.arrays import filled_rows, largest_columns, unit_rows
 from star_keras.evaluation.logistic import Logistic, predict
 from star_keras.layers.arguments import check_count, check_range
 
@@ -152,7 +152,8 @@ def linear_probe(
 def nearest_neighbors(train_features, train_labels, test_features, test_labels, k=1, metric="top1"):
     """Accuracy of the vote of the k nearest training features, by cosine similarity; exact.
 
-    Among classes with equally many votes the one with the nearest neighbour wins.
+    Among classes with equally many votes the one with the nearest neighbour wins; of equally near
+    neighbours those vote that come first.
 
     Args:
         train_features: array `(n, d)`.
@@ -267,9 +268,7 @@ def _choose_weight(features, labels, validation, weights, classes, metric):
 def _vote(similarities, labels, num_classes, k):
     if k == 1:
         return labels[similarities.argmax(axis=1)]
-    nearest = np.argpartition(-similarities, k - 1, axis=1)[:, :k]
-    order = np.argsort(-np.take_along_axis(similarities, nearest, axis=1), axis=1, kind="stable")
-    voters = labels[np.take_along_axis(nearest, order, axis=1)]
+    voters = labels[largest_columns(similarities, k)]
     votes = np.zeros((len(voters), num_classes), "int64")
     np.add.at(votes, (np.arange(len(voters))[:, None], voters), 1)
     winning = np.take_along_axis(votes, voters, axis=1) == votes.max(axis=1, keepdims=True)

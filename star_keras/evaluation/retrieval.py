@@ -4,7 +4,7 @@ import typing
 
 import numpy as np
 
-from star_keras.evaluation.arrays import filled_rows, unit_rows
+from star_keras.evaluation.arrays import filled_rows, largest_columns, unit_rows
 from star_keras.layers.arguments import check_count
 
 _BLOCK_ENTRIES = 2**24
@@ -27,7 +27,7 @@ class Neighbors(typing.NamedTuple):
 
 
 def nearest_images(queries, bank=None, k=8):
-    """The k most similar rows of a bank for each query, by cosine; exact.
+    """The k most similar rows of a bank for each query, by cosine; exact, of equals those that come first.
 
     The rows are embeddings of images in any space, see `extract_embeddings`: two spaces that are trained
     for different tasks take other images for alike. Similarities are computed for a block of queries at a
@@ -63,19 +63,12 @@ def nearest_images(queries, bank=None, k=8):
         )
     queries, others = unit_rows(queries), unit_rows(others)
     step = max(1, _BLOCK_ENTRIES // len(others))
-    blocks = []
+    indices, values = [], []
     for start in range(0, len(queries), step):
         similarities = queries[start : start + step] @ others.T
         if bank is None:
             rows = np.arange(len(similarities))
             similarities[rows, start + rows] = -np.inf
-        blocks.append(_largest(similarities, k))
-    return Neighbors(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
-
-
-def _largest(similarities, k):
-    """Indices and values of the k largest of each row; of equals those that come first."""
-    chosen = np.sort(np.argpartition(-similarities, k - 1, axis=1)[:, :k], axis=1)
-    values = np.take_along_axis(similarities, chosen, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    return np.take_along_axis(chosen, order, axis=1), np.take_along_axis(values, order, axis=1)
+        indices.append(largest_columns(similarities, k))
+        values.append(np.take_along_axis(similarities, indices[-1], axis=1))
+    return Neighbors(np.concatenate(indices), np.concatenate(values))

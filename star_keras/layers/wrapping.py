@@ -15,6 +15,7 @@ CHOICES = {
     "gradient": ("equitune", "identity", "selected"),
     "combine": ("output", "log_probs", "probs"),
 }
+WORDS = {"weighting": ' The papers\' equitune is "mean", lambda-equitune "lambda", equizero "argmin".'}
 
 
 class Wiring:
@@ -193,7 +194,8 @@ def check_options(wrapper):
     for name, choices in CHOICES.items():
         if getattr(wrapper, name) not in choices:
             raise ValueError(
-                f"`{name}` must be one of {choices}. Received: {name}={getattr(wrapper, name)!r}"
+                f"`{name}` must be one of {choices}. Received: {name}={getattr(wrapper, name)!r}."
+                + WORDS.get(name, "")
             )
     if not isinstance(wrapper.model, keras.Layer):
         raise ValueError(f"`model` must be a Keras model or layer. Received: model={wrapper.model!r}")

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from star_keras import backend
-from star_keras.ops import directions, partner_slope, partner_surprise
+from star_keras.ops import directions, over_replicas, partner_slope, partner_surprise
 
 BLOCK_SIZE = 128
 DISTANCES = ("cosine", "squared")
@@ -51,6 +51,9 @@ def soft_nearest_neighbor(
         distance: "cosine" (the default), one minus the cosine, between 0 and 2, a zero vector being at
             distance 1 from all; or "squared", the squared Euclidean distance. That is taken from products
             of float32: of vectors `r` away from the mean of the batch it is off by about `1e-7 * r ** 2`.
+            TensorFlow and JAX multiply in TF32 on recent GPUs: then by about `2e-4 * r ** 2`, unless told
+            `tf.config.experimental.enable_tensor_float_32_execution(False)` or
+            `jax.config.update("jax_default_matmul_precision", "highest")`.
         mask: `(n,)` bool, False for padding: samples that are neither anchors nor neighbours, whatever
             their embeddings hold. Defaults to `None`: all samples count.
         optimize_temperature: whether `temperature` is where to start from. Each evaluation divides it
@@ -165,7 +168,7 @@ class SoftNearestNeighbor(keras.losses.Loss):
             return ops.sum(rows)
         if self.reduction == "mean_with_sample_weight" and sample_weight is not None:
             counted = counted * sample_weight
-        return ops.divide_no_nan(ops.sum(rows), _sum_over_replicas(counted))
+        return ops.divide_no_nan(ops.sum(rows), over_replicas(ops.sum(counted)))
 
     def _batch(self, labels, embeddings):
         if self.ignore_class is None:
@@ -203,8 +206,7 @@ class _LabelledBatch:
                 labels = np.unique(values, return_inverse=True)[1].astype("int32")
         labels, embeddings = ops.convert_to_tensor(labels), ops.convert_to_tensor(embeddings)
         count = ops.shape(labels)[0]
-        size = math.prod(embeddings.shape[1:]) if None not in embeddings.shape[1:] else -1
-        self.vectors = ops.reshape(embeddings, (count, size))
+        self.vectors = ops.reshape(embeddings, (count, math.prod(ops.shape(embeddings)[1:])))
         self.hidden_keys = mask is not None
         self.present = ops.ones_like(labels, "bool")
         if self.hidden_keys:
@@ -236,13 +238,14 @@ class _LabelledBatch:
             "row_groups": self.row_groups,
             "key_groups": self.key_groups,
             "hidden_keys": self.hidden_keys,
+            "last_is_added": distance == "squared",
             "block_size": BLOCK_SIZE,
         }
         factors = self._cosine_factors if distance == "cosine" else self._squared_factors
         if improve_for:
             slopes = partner_slope(*factors(temperature), self.partnered, **layout)
-            number = _sum_over_replicas(self.anchors(improve_for))
-            slope = ops.divide_no_nan(_sum_over_replicas(slopes), number)
+            number = over_replicas(ops.sum(self.anchors(improve_for)))
+            slope = ops.divide_no_nan(over_replicas(ops.sum(slopes)), number)
             temperature = temperature / ops.maximum(1 - _STEP * slope, _SMALLEST_INVERSE)
         return partner_surprise(*factors(temperature), self.partnered, **layout)
 
@@ -341,7 +344,3 @@ def _warn_without_partners(labels, mask):
             UserWarning,
             stacklevel=5,
         )
-
-
-def _sum_over_replicas(values):
-    return ops.sum(backend.gather(ops.reshape(ops.sum(values), (1,))))

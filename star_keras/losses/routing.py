@@ -3,7 +3,7 @@
 from keras import ops
 
 from star_keras import backend
-from star_keras.ops import entropy, l2_normalize
+from star_keras.ops import entropy, l2_normalize, over_replicas
 
 
 def load_balance(gates, mask=None):
@@ -30,8 +30,8 @@ def load_balance(gates, mask=None):
     gates, shown = _prepare(gates, mask)
     experts = gates.shape[-1]
     first = ops.one_hot(ops.argmax(gates, axis=-1), experts, dtype="float32")
-    number = ops.maximum(_over_replicas(ops.sum(shown)), 1.0)
-    chosen = ops.stop_gradient(_over_replicas(ops.sum(first * shown, axis=0))) / number
+    number = ops.maximum(over_replicas(ops.sum(shown)), 1.0)
+    chosen = ops.stop_gradient(over_replicas(ops.sum(first * shown, axis=0))) / number
     return experts * ops.sum(chosen * ops.sum(gates * shown, axis=0)) / number
 
 
@@ -93,7 +93,7 @@ def importance_variation(gates, mask=None):
         Shazeer et al., Outrageously Large Neural Networks (ICLR 2017), section 4.
     """
     gates, shown = _prepare(gates, mask)
-    importance = _over_replicas(ops.sum(gates * shown, axis=0))
+    importance = over_replicas(ops.sum(gates * shown, axis=0))
     mean = ops.mean(importance)
     variation = ops.mean(ops.square(importance - mean)) / ops.maximum(ops.square(mean), 1e-12)
     return variation / backend.num_replicas()
@@ -124,7 +124,3 @@ def _prepare(gates, mask):
     gates = ops.cast(gates, "float32")
     shown = ops.ones_like(gates[:, 0]) if mask is None else ops.cast(mask, "float32")
     return gates, shown[:, None]
-
-
-def _over_replicas(total):
-    return ops.sum(backend.gather(total[None]), axis=0)

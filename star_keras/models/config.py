@@ -255,7 +255,14 @@ def image_shape(key, value):
     side = optional(integer(1, 4096))
     if not isinstance(value, (list, tuple)) or len(value) != 3:
         raise wrong(key, "(height, width, 3)", value)
-    return [side(f"{key}[0]", value[0]), side(f"{key}[1]", value[1]), integer(3, 3)(f"{key}[2]", value[2])]
+    if isinstance(value[2], bool) or not isinstance(value[2], numbers.Integral) or value[2] != 3:
+        hint = "The last number is that of the channels red, green and blue"
+        if value[2] == 1:
+            hint = "`star_keras.data.to_rgb` makes colour images of grey ones"
+        elif value[0] == 3:
+            hint = "Images have channels last: `np.moveaxis(images, 1, -1)`"
+        raise ConfigError(f"{wrong(key, '(height, width, 3)', value)}. {hint}.")
+    return [side(f"{key}[0]", value[0]), side(f"{key}[1]", value[1]), 3]
 
 
 def float_policy(dtype=None):

@@ -9,7 +9,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from star_keras.exceptions import ConfigError, IntegrityError, OfflineError, PresetError
+from star_keras.exceptions import ConfigError, IntegrityError, OfflineError, PresetError, ShapeError
 from star_keras.models import config as checks
 from star_keras.models import registry
 from star_keras.models import weights as weight_files
@@ -42,7 +42,7 @@ TOP_OPTIONS = {
     "config": checks.plain_object,
     "weights": checks.mapping(FILE_OPTIONS, required=FILE_OPTIONS),
 }
-TOP_REQUIRED = ("format", "star_keras", "architecture", "config")
+WITHOUT_WEIGHTS = {"dtype", *registry.MODEL_OPTIONS, *registry.HEAD_OPTIONS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _Source:
     architecture: str
     config: dict
     path: Path
-    file: dict | None
+    file: dict
 
     @contextlib.contextmanager
     def opened(self, weights):
@@ -65,18 +65,10 @@ class _Source:
             yield functools.partial(weight_files.read, file)
 
     def _open(self):
-        if self.file is not None:
-            record = self.file["bytes"], self.file["sha256"]
-            with contextlib.suppress(OfflineError, FileNotFoundError):
-                return weight_files.open_file(
-                    self.path.with_name(_waiting_name(self.file["sha256"])), *record
-                )
-            return weight_files.open_file(self.path, *record)
-        if not self.path.is_file():
-            raise IntegrityError(
-                f"{self.path.parent} must hold {WEIGHTS_NAME}. Received: a folder without it."
-            )
-        return weight_files.open_file(self.path)
+        record = self.file["bytes"], self.file["sha256"]
+        with contextlib.suppress(OfflineError, FileNotFoundError):
+            return weight_files.open_file(self.path.with_name(_waiting_name(record[1])), *record)
+        return weight_files.open_file(self.path, *record)
 
     @property
     def parts(self):
@@ -93,10 +85,11 @@ def load(name_or_folder, weights=True, num_classes=None, part=None, **overrides)
         name_or_folder: name of a preset, in full ("star-resnet18.cifar10-1", the same numbers for
             ever) or bare ("star-resnet18", the best so far); or a folder, as a `pathlib.Path` or as a
             string with a separator in it ("./my-model"): a string without one is always a name.
-        weights: False for the same model with random weights, which touches neither disk nor network
-            when a preset is named.
+        weights: True, or False for the same model with random weights, which touches neither disk nor
+            network when a preset is named; those of a file are for `model.load_weights`.
         num_classes: for transfer, puts a new head with a float32 softmax on the backbone
-            (`classifier_activation=None` for logits).
+            (`classifier_activation=None` for logits). With `trainable=False` the backbone is frozen and the
+            head trains.
         part: "backbone", from images to features; "classifier" with the head it was trained with;
             "pretraining", the whole pretraining model; "model", one that no head goes on, such as a
             Q-network: where they were saved. Defaults to None: the first of these that was.
@@ -110,7 +103,8 @@ def load(name_or_folder, weights=True, num_classes=None, part=None, **overrides)
         PresetError: if no preset and no folder has this name.
         IntegrityError: if a file is damaged, of a refused kind, or not the one its record describes.
         OfflineError: if the preset's file is not on this machine.
-        ConfigError: if the folder's configuration is not one of a known architecture.
+        ConfigError: if the folder's configuration is not one of a known architecture, lacks the size and
+            hash of the weights, or `weights` is neither True nor False.
         ShapeError: if the weights belong to another model, overrides included.
         NonFiniteError: if the weights hold NaN or infinity.
         ValueError: if `part` was not saved, or does not go with `num_classes`.
@@ -125,17 +119,46 @@ def load(name_or_folder, weights=True, num_classes=None, part=None, **overrides)
     >>> load(folder, num_classes=3).output_shape
     (None, 3)
     """
+    if not (weights is None or isinstance(weights, bool)):
+        raise ConfigError(
+            "`weights` must be True, for those that were trained, or False, for random ones. Received: "
+            f"weights={checks.shorten(repr(weights))}. Those of a file go into a model that is there: "
+            "`model = load(name, weights=False)`, then `model.load_weights(path)`."
+        )
     source = _find(name_or_folder)
     while True:
         try:
             return _load(source, weights, num_classes, part, dict(overrides))
+        except ShapeError as error:
+            _blame_overrides(error, source, overrides if weights else {})
+            raise
         except IntegrityError:
             before, source = source, _find(name_or_folder)
             if source == before:  # else another model took its place just now
                 raise
 
 
+def _blame_overrides(error, source, overrides):
+    """Raises a ShapeError that names what was overridden in the configuration of the weights, if it was."""
+    changed = {key: value for key, value in overrides.items() if key not in WITHOUT_WEIGHTS}
+    if not changed:
+        return
+    config = {**source.config, **source.config.get(registry.architecture(source.architecture).backbone, {})}
+    given = ", ".join(f"{key}={checks.shorten(repr(value))}" for key, value in changed.items())
+    known = ", ".join(f"{key}={checks.shorten(repr(config.get(key)))}" for key in changed)
+    raise ShapeError(
+        f"What is overridden must fit the weights of {source.label}. Received: {given} where they belong to "
+        f"{known}. Leave it out and make the images fit, or pass `weights=False` for random ones. ({error})"
+    ) from error
+
+
 def _load(source, weights, num_classes, part, overrides):
+    if num_classes is not None and part is None and source.parts[0] != "backbone":
+        raise ValueError(
+            f"`num_classes` puts a new head on a backbone, and {source.label} has none, only the part "
+            f"{source.parts[0]!r}. Received: num_classes={num_classes!r}. Leave it out, or take a preset "
+            f"with a backbone: {', '.join(registry.with_backbone())}."
+        )
     part = source.parts[0] if part is None else part
     if part not in source.parts:
         raise ValueError(
@@ -184,7 +207,8 @@ def save(model, folder, float16=False, overwrite=False):
     """Writes a model of `create` or `load` into a folder, from which `load` makes it again.
 
     The folder holds `config.json`, plain data, and `model.weights.h5`, which `model.load_weights` reads
-    as well. It appears whole or not at all. The optimiser is not saved.
+    as well. It appears whole or not at all. The optimiser is not saved, and low-rank updates of Keras'
+    `enable_lora` are added to the kernels they belong to.
 
     Args:
         model: a backbone, a classifier or a pretraining model of a registered architecture.
@@ -346,13 +370,11 @@ def _read_folder(text):
             f"which reads formats up to {FORMAT}. Upgrade star_keras."
         )
     try:
-        content = checks.validate(content, TOP_OPTIONS, TOP_REQUIRED)
+        content = checks.validate(content, TOP_OPTIONS, required=TOP_OPTIONS)
         config = registry.architecture(content["architecture"]).check(content["config"], where="config.")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return _Source(
-        f"{folder}", content["architecture"], config, folder / WEIGHTS_NAME, content.get("weights")
-    )
+    return _Source(f"{folder}", content["architecture"], config, folder / WEIGHTS_NAME, content["weights"])
 
 
 def _refuse_file_types(text):

@@ -71,15 +71,22 @@ def register(name, build, describe, options, required=(), backbone=None, whole=F
         raise ValueError(f"The architecture names must differ. Received: {name!r}, which is taken.")
 
 
-def architecture(name):
+def architecture(name, or_preset=False):
     """The registered architecture of a name.
+
+    Args:
+        name: of the architecture.
+        or_preset: whether the error says so where a preset has that name.
 
     Raises:
         ConfigError: if there is none.
     """
-    if not isinstance(name, str) or name not in _architectures:
-        raise checks.wrong("architecture", f"one of {', '.join(sorted(_architectures))}", name)
-    return _architectures[name]
+    if isinstance(name, str) and name in _architectures:
+        return _architectures[name]
+    error = checks.wrong("architecture", f"one of {', '.join(sorted(_architectures))}", name)
+    if or_preset and isinstance(name, str) and name in {*CATALOGUE.presets, *CATALOGUE.aliases}:
+        raise ConfigError(f"{error}. That is a preset: `star_keras.models.load({name!r})`.")
+    raise error
 
 
 def known_architecture(key, value):
@@ -93,12 +100,16 @@ def create(architecture_name, /, *, dtype=None, name=None, trainable=True, **con
 
     Args:
         architecture_name: "resnet18", "resnet34", "resnet50", or the narrow "resnet20", "resnet32",
-            "resnet56" of CIFAR; "moe_cnn", a small classifier that is a mixture of experts; "gpt", a
-            language model; "gru_seq2seq", "lstm_seq2seq" or "rnn_seq2seq", from tokens to tokens; or
-            "q_network", the values of actions in a state.
+            "resnet56" of CIFAR; "moe_cnn", a small classifier that is a mixture of experts;
+            "lambda_equitune", a classifier with one answer for all quarter turns; "star", a whole
+            pretraining model; "dual_encoder", of images and texts; "gpt", a language model;
+            "gru_seq2seq", "lstm_seq2seq" or "rnn_seq2seq", from tokens to tokens; "q_network", the values
+            of actions in a state; "equivariant_seq2seq" or "equitune_q_network", one of these made
+            equivariant.
         dtype: a dtype or dtype policy of floating-point numbers. Defaults to the global one.
         name: of the model. Defaults to the architecture's.
-        trainable: whether the weights are trained. Defaults to True.
+        trainable: whether the weights are trained, those of a head among them; `load` freezes the
+            backbone alone where it puts a new head on it. Defaults to True.
         **config: of the architecture, such as `input_shape=(32, 32, 3)`; see `ResNet`, `MoECNN` and
             others. With `num_classes` a backbone becomes a `Classifier` that ends in a float32 softmax, or
             in logits with `classifier_activation=None`.
@@ -119,7 +130,7 @@ def create(architecture_name, /, *, dtype=None, name=None, trainable=True, **con
     >>> create("resnet20", input_shape=(32, 32, 3), num_classes=10).output_shape
     (None, 10)
     """
-    chosen = architecture(architecture_name)
+    chosen = architecture(architecture_name, or_preset=True)
     config = chosen.check(config)
     extra = checks.validate({"name": name or architecture_name, "trainable": trainable}, MODEL_OPTIONS)
     policy = checks.float_policy(dtype)
@@ -168,6 +179,16 @@ def nested_backbone(key, value):
     if kinds[0] != "backbone" or "pretraining" in kinds or config.get("num_classes"):
         raise checks.wrong(key, "the configuration of a backbone, without `num_classes`", value)
     return config
+
+
+def with_backbone():
+    """Bare names of the presets that have a backbone, on which a new head can go."""
+    records = {name: CATALOGUE.presets[full] for name, full in CATALOGUE.aliases.items()}
+    return sorted(
+        name
+        for name, record in records.items()
+        if not record.get("withdrawn") and "backbone" in parts(record["architecture"], record["config"])
+    )
 
 
 def parts(name, config):
@@ -309,6 +330,8 @@ def _unknown(name):
     known = full if "." in name else [*full, *CATALOGUE.aliases]
     close = difflib.get_close_matches(name[:80].lower(), known, n=3, cutoff=0)
     hint = f"The closest names are {', '.join(close)}. " if close else ""
+    if name in _architectures:
+        hint = f"That is an architecture: `star_keras.models.create({name!r}, ...)`. {hint}"
     return (
         f"Expected the name of a preset, or an existing folder with a separator in its path. Received: "
         f"{checks.shorten(repr(name))}. {hint}`star_keras.models.list()` gives all names."

@@ -302,7 +302,7 @@ def _refuse_non_finite(values, path="The model"):
 
 
 def _to_numpy(value):
-    value = np.asarray(value)
+    value = keras.ops.convert_to_numpy(value.value if isinstance(value, keras.Variable) else value)
     return value if value.dtype.kind in "fiu" else value.astype("float32")
 
 

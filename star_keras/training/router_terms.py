@@ -3,10 +3,9 @@
 import math
 import numbers
 
-from keras import ops
-
 from star_keras import backend, losses
 from star_keras.layers import RoutedExperts
+from star_keras.ops import global_mean
 
 OF_GATES = ("load_balance", "gate_entropy", "importance_variation")
 TERMS = (*OF_GATES, "router_z", "expert_overlap")
@@ -66,15 +65,8 @@ class RouterTerms:
             return sum(stacks) / (len(stacks) * backend.num_replicas())
         tasks = outputs["router_logits" if term == "router_z" else "gates"]
         tasks = list(tasks.values()) if isinstance(tasks, dict) else [tasks]
-        return sum(_scalar(function(task)) for task in tasks) / len(tasks)
-
-
-def _scalar(value):
-    """A value of each sample as the share of their mean over all replicas; scalars are shares already."""
-    if not len(value.shape):
-        return value
-    _, total = backend.replica_rows(ops.shape(value)[0])
-    return ops.sum(value) / ops.cast(total, "float32")
+        values = [function(task) for task in tasks]
+        return sum(global_mean(value) if len(value.shape) else value for value in values) / len(values)
 
 
 def _is_finite(factor):

@@ -10,6 +10,7 @@ from keras import ops
 from star_keras import backend
 from star_keras.layers.image_arrays import LooksAtArrays
 from star_keras.losses import SoftNearestNeighbor
+from star_keras.ops import equal_part, over_replicas
 from star_keras.training.finite import FiniteCheck, before
 from star_keras.training.router_terms import RouterTerms
 from star_keras.training.taps import Taps, layers_of
@@ -30,9 +31,10 @@ class SoftNearestNeighborRegularization(LooksAtArrays, keras.Model):
     was passed, trained. It is a wrapper because a layer's penalty sees no labels.
 
     Beside the metrics of `compile` there are `loss`, `task_loss` (the compiled loss, such as the cross
-    entropy), and the loss of every tap at temperature 1, `{tap}_entanglement`, which can be compared
-    over epochs while `loss` falls with the annealed temperature by itself. Do not stop, pick weights or
-    lower learning rates by `loss`: use `val_task_loss` or `val_accuracy`.
+    entropy, and the model's regularisers), and the loss of every tap at temperature 1,
+    `{tap}_entanglement`, which can be compared over epochs while `loss` falls with the annealed temperature
+    by itself. Do not stop, pick weights or lower learning rates by `loss`: use `val_task_loss` or
+    `val_accuracy`.
 
     Args:
         model: the classifier: a Keras model with one output.
@@ -182,27 +184,26 @@ class SoftNearestNeighborRegularization(LooksAtArrays, keras.Model):
         fixed = self._at_temperature(1.0)
         for tap, tracker in zip(self.taps, self.tap_trackers, strict=True):
             share = fixed(y, ops.stop_gradient(y_pred[tap]), sample_weight)
-            tracker.update_state(_over_replicas(share), sample_weight=count)
+            tracker.update_state(over_replicas(share), sample_weight=count)
         if self.weight:
             loss = loss + self.weight * self._disentanglement(y, y_pred, sample_weight)
         return loss + self._routing(y_pred, count) if self._router else loss
 
     def _routing(self, y_pred, count):
-        """The weighted terms of the router; of a replica its share of their sum."""
-        shares = self._router.shares(y_pred)
-        for tracker, share in zip(self.router_trackers, shares.values(), strict=True):
-            tracker.update_state(_over_replicas(share), sample_weight=count)
-        return sum(self.router_weights[term] * share for term, share in shares.items())
+        """The sum of the weighted terms of the router; of a replica its part."""
+        parts = {term: equal_part(share) for term, share in self._router.shares(y_pred).items()}
+        for tracker, part in zip(self.router_trackers, parts.values(), strict=True):
+            tracker.update_state(part * backend.num_replicas(), sample_weight=count)
+        return sum(self.router_weights[term] * part for term, part in parts.items())
 
     def _disentanglement(self, y, y_pred, sample_weight):
-        """The taps' losses, reduced; of a replica its share of the value."""
+        """The taps' losses, reduced; of a replica its part of the value."""
         function = self._at_temperature(self._temperature())
         taps = self.taps[-1:] if self.reduce == "last" else self.taps
-        shares = ops.stack([function(y, y_pred[tap], sample_weight) for tap in taps])
+        parts = equal_part(ops.stack([function(y, y_pred[tap], sample_weight) for tap in taps]))
         if self.reduce == "min":
-            least = ops.argmin(_over_replicas(ops.stop_gradient(shares)))
-            return ops.sum(shares * ops.one_hot(least, len(taps), dtype="float32"))
-        return ops.mean(shares) if self.reduce == "mean" else ops.sum(shares)
+            return ops.sum(parts * ops.one_hot(ops.argmin(parts), len(taps), dtype="float32"))
+        return ops.mean(parts) if self.reduce == "mean" else ops.sum(parts)
 
     def _at_temperature(self, temperature):
         improved = self.optimize_temperature and not isinstance(temperature, numbers.Real)
@@ -217,6 +218,13 @@ class SoftNearestNeighborRegularization(LooksAtArrays, keras.Model):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         return super().compute_metrics(x, y, y_pred["outputs"], sample_weight)
+
+    def export(self, *args, **kwargs):
+        """Not for the wrapper, whose outputs serve the loss: export `.model`, the classifier."""
+        raise ValueError(
+            "What is kept and exported is the classifier inside. Received: `export` of the wrapper; call "
+            "`model.model.export(path)`."
+        )
 
     def get_config(self):
         names = ("taps", "weight", "temperature", "distance", "reduce", "anchors")
@@ -256,8 +264,3 @@ def _check_labels(labels):
             "Labels must be whole numbers other than -1, which stands for padding. Received: "
             f"{labels[wrong].ravel()[:4].tolist()} in {int(np.sum(wrong))} of {labels.size} places."
         )
-
-
-def _over_replicas(shares):
-    """The sum of what all replicas hold, without gradient."""
-    return ops.sum(backend.gather(ops.stop_gradient(shares)[None]), axis=0)

@@ -5,8 +5,11 @@ import numpy as np
 from keras import ops
 
 from star_keras import backend
+from star_keras.augmentation import Augmentation
+from star_keras.exceptions import ShapeError
 from star_keras.layers import EquivariantPredictor
-from star_keras.layers.image_arrays import LooksAtArrays, look_at_pixels
+from star_keras.layers.image_arrays import LooksAtArrays, look_at_pixels, refuse_list, without_looking
+from star_keras.layers.wrapping import ends_in_softmax
 from star_keras.losses import NTXent
 from star_keras.ops import global_mean
 from star_keras.training.finite import FiniteCheck, before
@@ -61,8 +64,10 @@ class STARPretraining(LooksAtArrays, keras.Model):
         `invariant_2`, `equivariant_1`, `equivariant_2`, `prediction_1`, `prediction_2`.
 
     Raises:
-        ValueError: if a weight is negative or both are 0, `passes` is unknown, the backbone is not built,
-            or the default predictor is asked for and the backbone's image size is not fixed.
+        ValueError: if a weight is negative or both are 0, `passes` is unknown, the backbone is not built
+            or a classifier, the augmentation is none, or the default predictor is asked for and the
+            backbone's image size is not fixed.
+        ShapeError: if the views have another size than the backbone takes.
 
     Example:
 
@@ -109,6 +114,7 @@ class STARPretraining(LooksAtArrays, keras.Model):
                 f"features)`. Received: a {type(backbone).__name__} without an `input_shape`; begin it with "
                 "`keras.Input`."
             )
+        _check_parts(backbone, augmentation)
         super().__init__(autocast=False, **kwargs)
         self.backbone = backbone
         self.augmentation = augmentation
@@ -157,6 +163,8 @@ class STARPretraining(LooksAtArrays, keras.Model):
         self.built = True
 
     def call(self, images, training=None):
+        if not training:
+            look_at_pixels(images)
         images = ops.cast(images, "float32")
         first, first_parameters = self._view(images, 1, training)
         second, second_parameters = self._view(images, 2, training)
@@ -201,7 +209,8 @@ class STARPretraining(LooksAtArrays, keras.Model):
 
     def _embed(self, batches, training):
         def embed(images):
-            features = self.backbone(images, training=training)
+            with without_looking():
+                features = self.backbone(images, training=training)
             embeddings = self.projector(features, training=training)
             if isinstance(embeddings, dict):
                 return embeddings
@@ -222,12 +231,15 @@ class STARPretraining(LooksAtArrays, keras.Model):
 
     def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs):
         """As `keras.Model.fit`; NaN stops it, in the images, in a loss or in a weight."""
-        if isinstance(x, keras.utils.PyDataset):
-            self._look_at(keras.tree.flatten(x[0])[0])
-        own = [FiniteCheck(lambda broken: f"in {', '.join(name for name in broken if name != 'loss')}")]
+        own = [FiniteCheck(self._where)]
         return super().fit(x, y, batch_size, epochs, verbose, before(callbacks, own, self), **kwargs)
 
+    def _where(self, broken):
+        """The terms that are not finite; where none is named, the rest of the loss."""
+        return f"in {', '.join(name for name in broken if name != 'loss') or 'a regulariser of its parts'}"
+
     def look_at_array(self, x):
+        refuse_list(x)
         look_at_pixels(x)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -283,6 +295,30 @@ class STARPretraining(LooksAtArrays, keras.Model):
             for name in ("backbone", "augmentation", "projector", "predictor")
         }
         return cls(**{**config, **parts})
+
+
+def _check_parts(backbone, augmentation):
+    classifies = hasattr(backbone, "backbone") and hasattr(backbone, "num_classes")
+    if classifies or ends_in_softmax(backbone):
+        raise ValueError(
+            "`backbone` must be a model that ends in features; those of a classifier are "
+            f"`classifier.backbone`, or `keras.Model(inputs, features)` of it. Received: {backbone!r}, which "
+            "ends in classes."
+        )
+    if not isinstance(augmentation, Augmentation):
+        raise ValueError(
+            "`augmentation` must be one of `star_keras.augmentation`, such as `star_views(32)`, which tells "
+            f"what it drew, as layers of Keras do not. Received: {augmentation!r}"
+        )
+    size = backbone.input_shape[1:3]
+    views = augmentation.compute_output_shape(backbone.input_shape)[1:3]
+    if any(None not in pair and pair[0] != pair[1] for pair in zip(size, views, strict=True)):
+        fitting = f"star_views({size[0]})" if size[0] == size[1] else f"RandomResizedCrop({size})"
+        raise ShapeError(
+            "The views must have the size that the backbone takes. Received: an augmentation that makes "
+            f"{views[0]} x {views[1]} pixels and a backbone of {size[0]} x {size[1]}; take one with "
+            f"`{fitting}`, or make the backbone for the other size."
+        )
 
 
 def _zero_gradient(variables):

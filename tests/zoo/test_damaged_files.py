@@ -17,6 +17,7 @@ from _preset import (
     change_config,
     change_weights,
     replace,
+    sign,
     sockets,
     watching,
     written,
@@ -53,12 +54,21 @@ def test_truncated_files_are_refused_before_they_are_opened(size, by, weights_fi
 
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.99])
-def test_truncated_files_without_a_hash_are_integrity_errors_too(share, folder):
+def test_truncated_files_with_a_right_hash_are_integrity_errors_too(share, folder):
     content = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(content[: int(share * len(content))])
-    change_config(folder, weights=None)
+    (folder / WEIGHTS).write_bytes(content[: int(share * len(content)) or 1])
+    sign(folder)
     with pytest.raises(IntegrityError, match="whole HDF5 file"):
         models.load(folder)
+
+
+@pytest.mark.fault(9, 10)
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_configuration_without_size_and_hash_of_the_weights_is_refused(weights, folder):
+    change_config(folder, weights=None)
+    with watching() as events, pytest.raises(ConfigError, match=r"config\.json: Missing key `weights`"):
+        models.load(folder, weights=weights)
+    assert not [event for event in events if event[1] == str(folder / WEIGHTS)]
 
 
 @pytest.mark.fault(9, 10)
@@ -120,8 +130,7 @@ def test_a_missing_file_is_an_error_and_never_random_weights(zoo, weights_file):
     record = zoo.presets[FULL]
     for fact in (WEIGHTS, str(record["bytes"]), record["sha256"], str(weights_file.parent), "weights=False"):
         assert fact in str(caught.value)
-    change_config(weights_file.parent, weights=None)
-    with pytest.raises(IntegrityError, match=WEIGHTS):
+    with pytest.raises(OfflineError, match=WEIGHTS):
         models.load(weights_file.parent)
     (weights_file.parent / CONFIG).unlink()
     with pytest.raises(IntegrityError, match=CONFIG):

@@ -6,7 +6,7 @@ import zlib
 import h5py
 import numpy as np
 import pytest
-from _preset import CONFIG, KERNEL, WEIGHTS, change_weights, memory_growth, replace
+from _preset import CONFIG, KERNEL, WEIGHTS, change_weights, memory_growth, replace, sign
 
 from star_keras import models
 from star_keras.exceptions import ConfigError, IntegrityError, ShapeError
@@ -172,6 +172,7 @@ def load_last_part(folder):
 def write_config(folder, name):
     content = {"format": 1, "star_keras": "0.1.0", "architecture": name, "config": EVERY[name]}
     (folder / CONFIG).write_text(json.dumps(content))
+    sign(folder)
 
 
 def test_every_architecture_is_among_the_greedy_ones():
@@ -184,8 +185,8 @@ def test_nothing_is_built_before_the_weights_are_seen_to_be_a_file_of_weights(na
     def build(*_, **__):
         raise AssertionError("built")
 
-    write_config(tmp_path, name)
     (tmp_path / WEIGHTS).write_bytes(b"x")
+    write_config(tmp_path, name)
     monkeypatch.setattr(registry, "create", build)
     with pytest.raises(IntegrityError, match="whole HDF5 file"):
         load_last_part(tmp_path)
@@ -194,9 +195,9 @@ def test_nothing_is_built_before_the_weights_are_seen_to_be_a_file_of_weights(na
 @pytest.mark.fault(31, 34)
 @pytest.mark.parametrize("name", [*GREEDY, "resnet50"])
 def test_no_model_is_built_that_a_small_file_cannot_fill(name, tmp_path):
-    write_config(tmp_path, name)
     with h5py.File(tmp_path / WEIGHTS, "w") as file:
         file.create_dataset("all", (2**40,), "f4")  # of which nothing is stored
+    write_config(tmp_path, name)
     with memory_growth() as growth, pytest.raises(ShapeError, match="must hold the [0-9]{8,9} that"):
         load_last_part(tmp_path)
     assert growth.mb < 200

@@ -6,7 +6,7 @@ import signal
 
 import numpy as np
 import pytest
-from _preset import BARE, CONFIG, IMAGES, WEIGHTS, change_config, randomise
+from _preset import BARE, CONFIG, IMAGES, WEIGHTS, randomise
 
 from star_keras import models
 from star_keras.models import folders
@@ -87,11 +87,8 @@ def killed_at(number, new, target, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a process to kill it")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.fault(16)
-@pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("number, left", [(1, 0), (2, 0), (3, 1)])
-def test_a_kill_leaves_one_of_the_models(number, left, signed, pair, target, tmp_path, monkeypatch):
-    if not signed:
-        change_config(target, weights=None)
+def test_a_kill_leaves_one_of_the_models(number, left, pair, target, tmp_path, monkeypatch):
     models.save(pair[1], tmp_path / "new")
     killed_at(number, tmp_path / "new", target, monkeypatch)
     assert found(target, pair) == left

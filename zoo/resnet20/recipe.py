@@ -25,14 +25,14 @@ def run(
     measure=False,
     publish=False,
 ):
-    precision = sk.recipes.set_precision(precision, folder)
-    keras.utils.set_random_seed(seed)
-
     # Data
     train = sk.data.load("fashion_mnist" if smoke else "cifar10_train45k")
     images, labels = sk.data.to_rgb(train.images, 32), train.labels
     if smoke:
         images, labels, epochs = images[:256], labels[:256], min(epochs, 2)
+
+    precision = sk.recipes.set_precision(precision, folder)
+    keras.utils.set_random_seed(seed)
 
     # Model: views are made on the device, inside the step. At inference they are the images.
     classifier = sk.models.create("resnet20", input_shape=(32, 32, 3), num_classes=10)

@@ -24,10 +24,6 @@ def run(
     seed=0,
     smoke=False,
 ):
-    precision = sk.recipes.set_precision(precision, folder)
-    sk.recipes.set_strategy(strategy)
-    keras.utils.set_random_seed(seed)
-
     # Data: labels are for the monitor alone.
     batch_size, units = 256, 512
     if smoke:
@@ -37,6 +33,10 @@ def run(
     else:
         images = sk.data.load("stl10", split="train+unlabelled").images
         known, labels, *_ = sk.data.load("stl10", split="train")
+
+    precision = sk.recipes.set_precision(precision, folder)
+    sk.recipes.set_strategy(strategy)
+    keras.utils.set_random_seed(seed)
 
     # Model
     model = sk.training.STARPretraining(

@@ -13,6 +13,7 @@ too: of the method star the backbone, where its name is still free.
 """
 
 import pathlib
+import typing
 
 import keras
 
@@ -24,8 +25,8 @@ OWN = "cifar10_train45k"
 def run(
     images=OWN,
     folder="runs/star-resnet18",
-    method="star",
-    stem="cifar",
+    method: typing.Literal["star", "simclr"] = "star",
+    stem: typing.Literal["cifar", "strided", "imagenet"] = "cifar",
     epochs=200,
     minutes=None,
     precision="auto",
@@ -40,16 +41,16 @@ def run(
         raise ValueError(f"`method` must be 'star' or 'simclr'. Received: method={method!r}")
     if (measure or publish) and images != OWN:
         raise ValueError(f"`measure` and `publish` are for {OWN}. Received: images={images!r}")
-    precision = sk.recipes.set_precision(precision, folder)
-    sk.recipes.set_strategy(strategy)
-    keras.utils.set_random_seed(seed)
-
     # Data: labels are for the probes alone.
     train = sk.data.load("fashion_mnist" if smoke and images == OWN else images, size=32)
     images, labels = sk.data.to_rgb(train.images), train.labels
     units, num_experts = 512, 16 if method == "star" else 1
     if smoke:
         images, labels, epochs, batch_size, units = images[:64], labels[:64], min(epochs, 2), 32, 16
+
+    precision = sk.recipes.set_precision(precision, folder)
+    sk.recipes.set_strategy(strategy)
+    keras.utils.set_random_seed(seed)
 
     # Model: the paper's for 96 px, but for the stem. A strided one takes a quarter of the arithmetic and sees
     # half as sharply.

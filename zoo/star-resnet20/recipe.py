@@ -27,16 +27,16 @@ def run(
     measure=False,
     publish=False,
 ):
-    precision = sk.recipes.set_precision(precision, folder)
-    sk.recipes.set_strategy(strategy)
-    keras.utils.set_random_seed(seed)
-
     # Data: labels are for the probes alone.
     train = sk.data.load("fashion_mnist" if smoke else "cifar10_train45k")
     images, labels = sk.data.to_rgb(train.images, 32), train.labels
     batch_size = 256
     if smoke:
         images, labels, epochs, batch_size = images[:256], labels[:256], min(epochs, 2), 64
+
+    precision = sk.recipes.set_precision(precision, folder)
+    sk.recipes.set_strategy(strategy)
+    keras.utils.set_random_seed(seed)
 
     # Model: experts as narrow as the features, for a backbone of a quarter of a million weights.
     model = sk.training.STARPretraining(

@@ -26,10 +26,6 @@ def run(
     seed=0,
     smoke=False,
 ):
-    precision = sk.recipes.set_precision(precision, folder)
-    sk.recipes.set_strategy(strategy)
-    keras.utils.set_random_seed(seed)
-
     # Data: labels are for the monitor alone.
     size, batch_size, units = (64, 8, 16) if smoke else (224, 256, 2048)
     if smoke:
@@ -38,6 +34,10 @@ def run(
     else:
         images, labels, *_ = sk.data.load(images, size=size)
     images = sk.data.to_rgb(images, size)
+
+    precision = sk.recipes.set_precision(precision, folder)
+    sk.recipes.set_strategy(strategy)
+    keras.utils.set_random_seed(seed)
 
     # Model
     model = sk.training.STARPretraining(

@@ -9,7 +9,8 @@ from star_keras.applications.language.scores import SCORES
 from star_keras.exceptions import NonFiniteError, ShapeError
 from star_keras.layers.arguments import is_whole
 
-TIE = 1e-9
+SCORE_TIE = 1e-9
+LIKELY_TIE = 1e-5  # relative; rows of a batch that hold the same text differ by 5e-7 in float32
 SAMPLING, CHOOSING = 0, 1  # two streams of random numbers for one text
 
 
@@ -23,8 +24,8 @@ class EquizeroLM:
 
     Random numbers depend on the seed, the row of the batch and the text `g x`, not on `g`: so the text for
     `h x` is `h` times the text for `x` in the same row, word by word. Ties go to the more probable
-    continuation. A text that the group does not move has only ties; they are drawn, and the promise holds
-    for the distribution of texts alone.
+    continuation; log-probabilities within 1e-5 of their size are ties, too, and one is drawn. A text that
+    the group does not move has only ties, and the promise holds for the distribution of texts alone.
 
     Args:
         model: a language model such as `models.GPT`.
@@ -140,9 +141,10 @@ class EquizeroLM:
 
     def _choose(self, scores, log_probabilities, orbit, seed):
         """The element of best score for each text; the more probable of equals; then one that is drawn."""
-        best = scores >= scores.max(axis=0) - TIE
+        best = scores >= scores.max(axis=0) - SCORE_TIE
         likely = np.where(best, log_probabilities, -np.inf)
-        tied = likely >= likely.max(axis=0) - TIE
+        most = likely.max(axis=0)
+        tied = likely >= most - LIKELY_TIE * (1 + np.abs(most))
         chosen = []
         for row in range(orbit.shape[1]):
             versions = orbit[:, row].tolist()

@@ -1,0 +1,28 @@
+"""What callbacks that look at the model every few epochs have in common."""
+
+import keras
+
+from star_keras.layers.arguments import check_count
+
+
+class Looking(keras.callbacks.Callback):
+    """Puts what `_look(epoch)` returns, a dict, into the logs of every epoch.
+
+    It looks after the first epoch, the last and every n-th; epochs between repeat the last values.
+    """
+
+    def __init__(self, every, batch_size):
+        super().__init__()
+        self.every, self.batch_size = check_count("every", every), check_count("batch_size", batch_size)
+        self._values = None
+
+    def on_train_begin(self, logs=None):
+        self._values = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is None:
+            return
+        last = epoch + 1 == self.params.get("epochs")
+        if self._values is None or last or (epoch + 1) % self.every == 0:
+            self._values = self._look(epoch)
+        logs.update(self._values)
