@@ -120,7 +120,7 @@ def test_evidence_on_control_judges_each_ordering(printed):
     rows = results("equitune_control")
     assert len(rows) == finished_runs(text) == 2 * 2
     assert "| λ-equitune |" in text and "(shortest ways: -" in text
-    assert text.count("equitune above network alone: ") == 2 * 2
+    assert text.count(": equitune above network alone: ") == 2 * 2
     for row in rows:
         assert max(row["equivariance_error"].values()) < 1e-5
         assert set(row["zero_shot"]) == set(row["fine_tuned"]) == {"pretrained", "mean", "argmin", "lambda"}

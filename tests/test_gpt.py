@@ -83,7 +83,7 @@ def test_gpt_is_saved_and_loaded_by_name(tmp_path):
     assert sk.models.parts(tmp_path / "gpt") == ("model",)
     assert type(again) is sk.models.GPT and again.arguments == model.arguments
     np.testing.assert_allclose(array(again(TEXTS)), array(model(TEXTS)), atol=1e-6)
-    with pytest.raises(ValueError, match="part='model'"):
+    with pytest.raises(ValueError, match="only the part 'model'"):
         sk.models.load(tmp_path / "gpt", num_classes=3)
 
 

@@ -139,18 +139,19 @@ def test_labels_that_are_not_one_number_for_each_row_of_gates_are_refused(name, 
 
 
 @pytest.mark.parametrize("name", OF_CLASSES)
-@pytest.mark.parametrize("kind", ["array", "tensor"])
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int32", "uint32", "int64", "uint64", "float32"])
-def test_labels_of_any_type_count_and_what_is_no_class_does_not(name, kind, dtype):
+def test_labels_of_any_type_count_and_what_is_no_class_does_not(name, dtype):
     classes = LABELS % 2
     labels = classes.astype(dtype)
     if dtype != "bool":
         beyond = {"float32": [-1.0, 3.0]}.get(dtype) or [np.iinfo(dtype).min or 3, np.iinfo(dtype).max]
-        labels[:4] = [*beyond, 3, 3 if kind == "tensor" or labels.itemsize < 8 else 2**32]
+        labels[:4] = [*beyond, 3, 3 if labels.itemsize < 8 else 2**32]
     counted = labels == classes
     expected = update(make(name), gates=GATES[counted], labels=classes[counted])
-    given = labels if kind == "array" else keras.ops.convert_to_tensor(labels)
-    np.testing.assert_allclose(update(make(name), labels=given), expected, rtol=1e-6)
+    np.testing.assert_allclose(update(make(name), labels=labels), expected, rtol=1e-6)
+    if labels.itemsize < 8:  # tensors of 64 bits are not on every backend
+        tensor = keras.ops.convert_to_tensor(labels)
+        np.testing.assert_allclose(update(make(name), labels=tensor), expected, rtol=1e-6)
 
 
 # --- similarity -----------------------------------------------------------------------------------

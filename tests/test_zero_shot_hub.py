@@ -65,7 +65,7 @@ def test_class_scores_are_those_of_the_clip_of_keras_hub(hub, clip):
 def test_a_clip_of_keras_hub_takes_turned_images(clip, method, tmp_path):
     model = zero_shot.from_prompts(zero_shot.from_keras_hub(clip, Preprocessor()), NAMES)
     robust = zero_shot.invariant(model, sk.groups.Cyclic(4), method)
-    images = RNG.normal(size=(3, 16, 16, 3)).astype("float32")
+    images = RNG.uniform(0, 255, (3, 16, 16, 3)).astype("float32")
     turned, upright = robust(np.rot90(images, axes=(1, 2))), robust(images)
     np.testing.assert_allclose(turned, upright, atol=1e-4)
     model.save(tmp_path / "clip.keras")
@@ -81,7 +81,7 @@ def test_what_is_no_clip_or_has_no_preprocessor_is_refused(clip):
 
 def test_a_clip_is_read_from_a_preset(clip, tmp_path):
     clip.save_to_preset(str(tmp_path / "clip"))
-    images = RNG.normal(size=(3, 16, 16, 3)).astype("float32")
+    images = RNG.uniform(0, 255, (3, 16, 16, 3)).astype("float32")
     logits = [
         zero_shot.from_prompts(zero_shot.from_keras_hub(source, Preprocessor()), NAMES)(images)
         for source in (str(tmp_path / "clip"), clip)
@@ -97,7 +97,7 @@ def test_the_own_preprocessor_of_keras_hub_makes_the_prompts(hub, clip):
     preprocessor = hub.models.CLIPPreprocessor(tokenizer, sequence_length=12)
     model = zero_shot.from_prompts(zero_shot.from_keras_hub(clip, preprocessor), ["cat", "dog"], "a {}")
     inputs = preprocessor({"images": None, "prompts": ["a cat", "a dog"]})
-    images = RNG.normal(size=(3, 16, 16, 3)).astype("float32")
+    images = RNG.uniform(0, 255, (3, 16, 16, 3)).astype("float32")
     tensors = {"images": ops.convert_to_tensor(images), "token_ids": inputs["token_ids"]}
     expected = clip(tensors)["vision_logits"]
     np.testing.assert_allclose(model(images), expected, atol=1e-4)

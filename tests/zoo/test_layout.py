@@ -156,6 +156,7 @@ def test_nested_configurations_are_checked_all_the_way_down(changes, key, tmp_pa
         "predictor": {},
     }
     content = {"format": 1, "star_keras": "0.1.0", "architecture": "star", "config": nested | changes}
+    content["weights"] = {"bytes": 1, "sha256": 64 * "0"}
     (tmp_path / CONFIG).write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=f"`{key}"):
         models.load(tmp_path)
