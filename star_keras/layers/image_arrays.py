@@ -96,8 +96,9 @@ def look_at_pixels(images):
     """Refuses float images with NaN or infinity, warns of pixels that are on another scale than [0, 255].
 
     That is where none is above 1, or where some are further below 0 than a resize that overshoots would
-    bring them. Images of one value say nothing: they are black, or made up to infer shapes. Whole numbers
-    pass, and so do tensors that are being traced and have no values yet.
+    bring them, by a quarter of what the greatest has above 16. Images of one value say nothing: they are
+    black, or made up to infer shapes. Whole numbers pass, and so do tensors that are being traced and have
+    no values yet.
 
     Args:
         images: array or tensor of images, the first axis counts them.
