@@ -6,8 +6,7 @@ from star_keras.augmentation import star_views
 from star_keras.exceptions import ConfigError
 from star_keras.groups import Linear, Permutation, VocabularyCycle
 from star_keras.layers import EquivariantPredictor, RoutedExperts
-from star_keras.models import config as checks
-from star_keras.models import create, dual_encoder, registry
+from star_keras.models import checks, create, dual_encoder, registry
 from star_keras.models.equivariant_sequence import OPTIONS as ORBIT_OPTIONS
 from star_keras.models.equivariant_sequence import EquivariantSequenceToSequence
 from star_keras.models.lambda_equitune import LambdaEquiTune

@@ -7,7 +7,7 @@ import pytest
 import star_keras as sk
 from star_keras.callbacks import RoutingMonitor
 from star_keras.exceptions import NonFiniteError
-from star_keras.layers.finite import nonfinite_layer
+from star_keras.guards.finite import nonfinite_layer
 from star_keras.training import SoftNearestNeighborRegularization
 
 # Raised inside Keras when it turns a TensorFlow variable into an array.

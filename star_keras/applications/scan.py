@@ -16,7 +16,7 @@ import numpy as np
 from star_keras.data import SCAN_VOCABULARY
 from star_keras.exceptions import NonFiniteError
 from star_keras.groups import VocabularyCycle
-from star_keras.layers.arguments import check_count, is_whole
+from star_keras.guards.arguments import check_count, is_whole
 from star_keras.models.decoding import BROKEN, GreedyDecoder
 
 # Words that a task exchanges in commands and, in the same places, in actions; the first two are the

@@ -6,12 +6,12 @@ import numpy as np
 from keras import ops
 
 from star_keras import evaluation
-from star_keras.callbacks.looking import Looking
+from star_keras.callbacks.every_epochs import EveryEpochs
 from star_keras.callbacks.probes import watched
 from star_keras.exceptions import NonFiniteError
 
 
-class CollapseMonitor(Looking):
+class CollapseMonitor(EveryEpochs):
     """Writes how much of their space the embeddings of fixed images fill into the logs.
 
     Of a model with a projector, such as `STARPretraining`, the features and the embeddings of every task are

@@ -6,14 +6,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from star_keras.callbacks.looking import Looking
+from star_keras.callbacks.every_epochs import EveryEpochs
 from star_keras.exceptions import NonFiniteError
 from star_keras.layers import EquiTune
 
 UNIFORM, SINGLE = 0.99, 0.95  # normalised entropy from which weights are uniform; share of a single winner
 
 
-class OrbitMonitor(Looking):
+class OrbitMonitor(EveryEpochs):
     """Looks at the weights of an `EquiTune` after each epoch and tells the failures of the method apart.
 
     Into the logs of each epoch go

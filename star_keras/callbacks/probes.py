@@ -1,7 +1,7 @@
 """Probe the backbone while it trains."""
 
 from star_keras import evaluation
-from star_keras.callbacks.looking import Looking
+from star_keras.callbacks.every_epochs import EveryEpochs
 from star_keras.training import SoftNearestNeighborRegularization
 
 
@@ -12,7 +12,7 @@ def watched(model):
     return getattr(model, "backbone", model)
 
 
-class _Probe(Looking):
+class _Probe(EveryEpochs):
     """Measures the backbone every few epochs and puts the accuracy into the logs of every epoch."""
 
     def __init__(self, train, test, every=1, batch_size=256, name=None):

@@ -13,8 +13,9 @@ import numpy as np
 
 from star_keras import backend
 from star_keras.exceptions import NonFiniteError, ResumeError
-from star_keras.layers.arguments import check_count
-from star_keras.layers.finite import nonfinite_layer
+from star_keras.files import sync
+from star_keras.guards.arguments import check_count
+from star_keras.guards.finite import nonfinite_layer
 
 _FORMAT = 2  # 1 had its history in an attribute, which holds 64 KB
 _HISTORY = "history"
@@ -192,8 +193,7 @@ class Resume(keras.callbacks.Callback):
                 file.attrs["epoch"] = self.epoch
                 file[_HISTORY] = json.dumps(self.history)
                 file.attrs["run"] = json.dumps(self._run(), default=str)
-            with open(partial, "r+b") as file:  # Windows asks for the right to write
-                os.fsync(file.fileno())
+            sync(partial)
             os.replace(partial, self.path)
             self._stored = self.epoch
         finally:

@@ -5,13 +5,13 @@ import numpy as np
 from keras import ops
 
 from star_keras import metrics
-from star_keras.callbacks.looking import Looking
+from star_keras.callbacks.every_epochs import EveryEpochs
 from star_keras.exceptions import NonFiniteError
+from star_keras.guards.finite import nonfinite_layer
 from star_keras.layers import RoutedExperts
-from star_keras.layers.finite import nonfinite_layer
 
 
-class RoutingMonitor(Looking):
+class RoutingMonitor(EveryEpochs):
     """Writes the routing of fixed samples and the similarity of the experts into the logs.
 
     Finds the `RoutedExperts` layer of the model that is trained, of the classifier inside

@@ -4,7 +4,7 @@ import difflib
 import os
 import pathlib
 
-from star_keras.data import fashion_mnist, folders, images, npz, own, prepared
+from star_keras.data import data_folder, fashion_mnist, folders, images, npz, prepared
 
 EMBEDDED = "fashion_mnist"
 MADE = ("cifar10_train45k", "cifar10_test1k")  # by tools/make_cifar10.py
@@ -100,17 +100,19 @@ def _existing_path(name):
 
 def _files():
     """`{name: path}` of the npz files in the data folder."""
-    folder = own.folder()
+    folder = data_folder.folder()
     return {path.stem: path for path in sorted(folder.glob("*.npz"))} if folder else {}
 
 
 def _unknown(name, data_dir):
-    folder, root = own.folder(), prepared.root(data_dir)
+    folder, root = data_folder.folder(), prepared.root(data_dir)
     known = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     places = [f"prepared tensorflow-datasets in {root}"]
     if data_dir is None:
         known += [EMBEDDED, *(stem for stem, path in _files().items() if npz.is_image_set(path))]
-        places.append(f"npz files in {folder}" if folder else f"npz files ({own.VARIABLE} names no folder)")
+        places.append(
+            f"npz files in {folder}" if folder else f"npz files ({data_folder.VARIABLE} names no folder)"
+        )
         places.append(f"the embedded {EMBEDDED!r}")
     closest = difflib.get_close_matches(name[:80], known, n=3, cutoff=0.3)
     if name in MADE:

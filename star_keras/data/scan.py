@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 
-from star_keras.data import own
+from star_keras.data import data_folder
 from star_keras.exceptions import IntegrityError
 
 FILE = "scan.zip"
@@ -226,12 +226,12 @@ def _act(phrase):
 
 
 def _find(file):
-    folder = own.folder()
+    folder = data_folder.folder()
     path = pathlib.Path(file) if file is not None else folder and folder / FILE
     if path is None or not path.is_file():
-        where = f"no such file as {path}" if path else f"{own.VARIABLE} names no folder"
+        where = f"no such file as {path}" if path else f"{data_folder.VARIABLE} names no folder"
         raise FileNotFoundError(
-            f"SCAN is read from {FILE} in the folder named by {own.VARIABLE}, or from `file`. "
+            f"SCAN is read from {FILE} in the folder named by {data_folder.VARIABLE}, or from `file`. "
             f"Received: {where}. Its texts are those of github.com/brendenlake/SCAN, below a folder `scan/`; "
             "README, Data, has the commands."
         )

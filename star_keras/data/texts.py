@@ -2,7 +2,7 @@
 
 import pathlib
 
-from star_keras.data import own
+from star_keras.data import data_folder
 
 
 def load_text(name):
@@ -26,7 +26,7 @@ def load_text(name):
     >>> load_text(path)
     'Once.'
     """
-    folder = own.folder()
+    folder = data_folder.folder()
     places = [pathlib.Path(name)] + ([folder / f"{name}.txt"] if folder else [])
     for path in places:
         if path.is_file():
@@ -35,6 +35,6 @@ def load_text(name):
             except UnicodeDecodeError as error:
                 raise ValueError(f"A text must be UTF-8. Received: {path}, where {error}") from None
     raise ValueError(
-        f"`name` must be the path of a text, or the name of one in the folder of {own.VARIABLE} "
+        f"`name` must be the path of a text, or the name of one in the folder of {data_folder.VARIABLE} "
         f"({folder or 'not set'}). Received: name={str(name)[:80]!r}"
     )

@@ -11,7 +11,7 @@ from star_keras.evaluation.embeddings import extract_embeddings, in_batches
 from star_keras.evaluation.features import check_image_size, image_array
 from star_keras.evaluation.regression import ridge, ridge_by_groups, variance_explained
 from star_keras.exceptions import ShapeError
-from star_keras.layers.arguments import check_count, check_range
+from star_keras.guards.arguments import check_count, check_range
 
 PREDICTORS = ("auto", "own", "fitted")
 _SAME = 1e-6

@@ -6,7 +6,7 @@ import numpy as np
 
 from star_keras.evaluation.arrays import filled_rows, largest_columns, unit_rows
 from star_keras.evaluation.logistic import Logistic, predict
-from star_keras.layers.arguments import check_count, check_range
+from star_keras.guards.arguments import check_count, check_range
 
 _METRICS = ("top1", "class_average")
 _CHUNK = 1024

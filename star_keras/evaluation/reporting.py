@@ -15,8 +15,8 @@ from star_keras.evaluation.features import check_image_size
 from star_keras.evaluation.measures import MEASURES, Subject, plan
 from star_keras.evaluation.table import rows
 from star_keras.exceptions import ConfigError, ShapeError
+from star_keras.files import write_text
 from star_keras.models import registry
-from star_keras.models.folders import write_text
 from star_keras.version import __version__
 
 FORMAT = 1

@@ -5,7 +5,7 @@ import typing
 import numpy as np
 
 from star_keras.evaluation.arrays import filled_rows, largest_columns, unit_rows
-from star_keras.layers.arguments import check_count
+from star_keras.guards.arguments import check_count
 
 _BLOCK_ENTRIES = 2**24
 

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from star_keras.backend import known_values
 from star_keras.groups.base import Group, negative_axis
+from star_keras.guards.arguments import check_ids
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
@@ -145,16 +145,6 @@ class TokenIds(Group):
     @classmethod
     def from_config(cls, config):
         return cls(keras.saving.deserialize_keras_object(config["group"]))
-
-
-def check_ids(name, ids, size):
-    """Raises ValueError unless ids lie in `0 .. size - 1`; those of a graph that is traced are unknown."""
-    values = known_values(ids)
-    if values is not None and values.size and not 0 <= values.min() <= values.max() < size:
-        raise ValueError(
-            f"`{name}` must be token ids in 0 .. {size - 1}. Received: ids from {values.min()} to "
-            f"{values.max()}"
-        )
 
 
 def _check_rows(permutations):

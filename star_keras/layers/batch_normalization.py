@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from star_keras import backend
-from star_keras.layers.arguments import narrow_policy
+from star_keras.guards.arguments import narrow_policy
 
 
 @keras.saving.register_keras_serializable(package="star_keras")

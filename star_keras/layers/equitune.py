@@ -6,10 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from star_keras import orbits
 from star_keras.exceptions import ShapeError
-from star_keras.layers import orbits
-from star_keras.layers.arguments import freeze_parts
-from star_keras.layers.image_arrays import LooksAtArrays
+from star_keras.guards.arguments import freeze_parts
+from star_keras.guards.pixels import LooksAtArrays
 from star_keras.layers.wrapping import (
     Tap,
     Wiring,

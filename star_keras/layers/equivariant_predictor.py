@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from star_keras.layers.arguments import check_count, check_features, check_width, check_widths, freeze_parts
+from star_keras.guards.arguments import check_count, check_features, check_width, check_widths, freeze_parts
 from star_keras.layers.initialization import torch_bias, torch_kernel
 from star_keras.layers.projector import Projector
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from star_keras.layers.arguments import check_count, check_features, check_widths, freeze_parts
+from star_keras.guards.arguments import check_count, check_features, check_widths, freeze_parts
 from star_keras.layers.batch_normalization import BatchNormalization
 from star_keras.layers.initialization import torch_bias, torch_kernel
 

@@ -5,8 +5,7 @@ import math
 import keras
 from keras import ops
 
-from star_keras.layers import gates as gating
-from star_keras.layers.arguments import (
+from star_keras.guards.arguments import (
     check_count,
     check_features,
     check_range,
@@ -14,6 +13,7 @@ from star_keras.layers.arguments import (
     check_widths,
     freeze_parts,
 )
+from star_keras.layers import gates as gating
 from star_keras.layers.batch_normalization import BatchNormalization
 from star_keras.layers.initialization import read_initializer, serialize_initializer
 from star_keras.layers.stacked_dense import StackedDense

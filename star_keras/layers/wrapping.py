@@ -4,9 +4,9 @@ import functools
 
 import keras
 
+from star_keras import orbits
 from star_keras.exceptions import ShapeError
 from star_keras.groups import Group
-from star_keras.layers import orbits
 
 AUTO_ROWS = 32  # more rows in one pass are no faster per row on a CPU
 CHOICES = {

@@ -3,7 +3,6 @@
 from star_keras.models.classifier import Classifier
 from star_keras.models.dual_encoder import DualEncoder
 from star_keras.models.equivariant_sequence import EquivariantSequenceToSequence
-from star_keras.models.folders import load, parts, save
 from star_keras.models.lambda_equitune import LambdaEquiTune
 from star_keras.models.language_model import GPT
 from star_keras.models.moe_cnn import MoECNN
@@ -12,6 +11,7 @@ from star_keras.models.q_network import EquiTuneQNetwork, QNetwork
 from star_keras.models.registry import create, info
 from star_keras.models.registry import list_presets as list
 from star_keras.models.resnet import ResNet
+from star_keras.models.saving import load, parts, save
 from star_keras.models.sequence_to_sequence import SequenceToSequence
 
 __all__ = [

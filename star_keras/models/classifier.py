@@ -5,8 +5,8 @@ from keras import layers
 
 from star_keras.exceptions import ShapeError
 from star_keras.layers.initialization import torch_kernel
-from star_keras.models import config as checks
-from star_keras.models.images import ImageModel
+from star_keras.models import checks
+from star_keras.models.image_model import ImageModel
 
 
 class OnBackbone(ImageModel):

@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
+from star_keras import orbits
 from star_keras.backend import sequential_loop
 from star_keras.data.scan import END, PADDING, START
 from star_keras.groups import VocabularyCycle
-from star_keras.layers import orbits
-from star_keras.layers.arguments import is_whole
+from star_keras.guards.arguments import is_whole
 from star_keras.models.equivariant_sequence import EquivariantSequenceToSequence, mean_over_steps
 from star_keras.models.sequence_to_sequence import SequenceToSequence
 

@@ -8,11 +8,10 @@ from keras import layers, ops
 
 from star_keras.backend import num_replicas
 from star_keras.exceptions import ShapeError
-from star_keras.layers.arguments import freeze_parts
-from star_keras.layers.image_arrays import look_at_pixels
-from star_keras.models import config as checks
-from star_keras.models import registry
-from star_keras.models.images import check_images
+from star_keras.guards.arguments import freeze_parts
+from star_keras.guards.pixels import look_at_pixels
+from star_keras.models import checks, registry
+from star_keras.models.image_model import check_images
 from star_keras.ops import global_mean, l2_normalize
 
 LOG_MAX_SCALE = float(np.log(100.0))

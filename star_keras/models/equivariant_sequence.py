@@ -3,11 +3,11 @@
 import keras
 from keras import layers, ops
 
+from star_keras import orbits
 from star_keras.data.scan import END, PADDING
 from star_keras.groups import Permutation
-from star_keras.layers import orbits
-from star_keras.layers.arguments import freeze_parts
-from star_keras.models import config as checks
+from star_keras.guards.arguments import freeze_parts
+from star_keras.models import checks
 from star_keras.models.sequence_to_sequence import SequenceToSequence
 
 OPTIONS = {

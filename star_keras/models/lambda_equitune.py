@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from star_keras.groups import Cyclic
-from star_keras.layers.arguments import check_widths
+from star_keras.guards.arguments import check_widths
 from star_keras.layers.equitune import EquiTune
 from star_keras.models.classifier import Classifier, OnBackbone
 

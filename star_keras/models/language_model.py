@@ -4,9 +4,8 @@ import keras
 from keras import layers, ops
 
 from star_keras.exceptions import ConfigError, ShapeError
-from star_keras.groups.permutations import check_ids
-from star_keras.layers.arguments import freeze_parts, is_whole
-from star_keras.models import config as checks
+from star_keras.guards.arguments import check_ids, freeze_parts, is_whole
+from star_keras.models import checks
 
 EPSILON = 1e-5
 _WIDTH = checks.integer(1, 65_536)

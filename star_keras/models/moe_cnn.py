@@ -7,8 +7,8 @@ from keras import layers
 
 from star_keras.exceptions import ShapeError
 from star_keras.layers.routed_experts import RoutedExperts
-from star_keras.models import config as checks
-from star_keras.models.images import ImageModel
+from star_keras.models import checks
+from star_keras.models.image_model import ImageModel
 
 # (filters, kernel size) of the convolutions, all of stride 2 between borders of one pixel
 CONVOLUTIONS = ((64, 8), (128, 6))

@@ -11,8 +11,8 @@ import numpy as np
 from star_keras import data
 from star_keras.exceptions import IntegrityError
 from star_keras.models import registry
-from star_keras.models.config import to_json
-from star_keras.models.folders import FORMAT, WEIGHTS_NAME, load, replace_files, save, write_text
+from star_keras.models.checks import to_json
+from star_keras.models.saving import FORMAT, WEIGHTS_NAME, load, replace_files, save, write_text
 from star_keras.models.weights import file_hash
 
 NUM_IMAGES, NUM_DIMENSIONS = 8, 16

@@ -5,10 +5,10 @@ import numpy as np
 from keras import layers
 
 from star_keras.exceptions import ShapeError
-from star_keras.layers.arguments import check_widths
+from star_keras.guards.arguments import check_widths
 from star_keras.layers.equitune import EquiTune
 from star_keras.layers.initialization import torch_bias, torch_kernel
-from star_keras.models import config as checks
+from star_keras.models import checks
 from star_keras.models.functional import FunctionalModel
 
 OPTIONS = {

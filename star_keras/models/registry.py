@@ -11,8 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from star_keras.exceptions import ConfigError, PresetError
-from star_keras.models import config as checks
-from star_keras.models import language_model, moe_cnn, q_network, resnet, sequence_to_sequence, weights
+from star_keras.models import (
+    checks,
+    language_model,
+    moe_cnn,
+    q_network,
+    resnet,
+    sequence_to_sequence,
+    weights,
+)
 from star_keras.models.classifier import Classifier
 
 HEAD_OPTIONS = {
@@ -57,7 +64,7 @@ def register(name, build, describe, options, required=(), backbone=None, whole=F
         build: function `(dtype=None, name=None, **config) -> built model`.
         describe: function of any model: the plain configuration with which `build` makes it again,
             or None for a model of another architecture.
-        options: `{key: check}` of the configuration; see `star_keras.models.config.validate`.
+        options: `{key: check}` of the configuration; see `star_keras.models.checks.validate`.
         required: keys that a configuration must have.
         backbone: for a model around a backbone, the key of the backbone's configuration, which is
             also the model's attribute and its group in a weights file.

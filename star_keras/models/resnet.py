@@ -7,8 +7,8 @@ from star_keras.exceptions import ShapeError
 from star_keras.layers.batch_normalization import BatchNormalization
 from star_keras.layers.convolution import Conv2D
 from star_keras.layers.initialization import torch_kernel
-from star_keras.models import config as checks
-from star_keras.models.images import ImageModel
+from star_keras.models import checks
+from star_keras.models.image_model import ImageModel
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

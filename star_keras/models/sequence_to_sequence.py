@@ -6,9 +6,8 @@ from keras import layers, ops
 
 from star_keras.data.scan import PADDING
 from star_keras.exceptions import ShapeError
-from star_keras.groups.permutations import check_ids
-from star_keras.layers.arguments import freeze_parts
-from star_keras.models import config as checks
+from star_keras.guards.arguments import check_ids, freeze_parts
+from star_keras.models import checks
 
 CELLS = {"gru": layers.GRU, "lstm": layers.LSTM, "rnn": layers.SimpleRNN}
 GATES = {"gru": 3, "lstm": 4, "rnn": 1}

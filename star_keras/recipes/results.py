@@ -9,6 +9,8 @@ import time
 
 import numpy as np
 
+from star_keras.files import write_text
+
 
 def sweep(function, runs, path, minutes=None):
     """Calls `function(**run)` for every run that a file of results does not hold yet, and adds the results.
@@ -43,7 +45,7 @@ def sweep(function, runs, path, minutes=None):
             continue
         began = time.monotonic()
         rows.append({**run, **function(**run)})
-        _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         print(f"{number}/{len(runs)} {run}: {time.monotonic() - began:.0f} s", flush=True)
     return [row for row in (_row(rows, run) for run in runs) if row]
 
@@ -92,7 +94,7 @@ def write_results(path, results):
     """Writes a results file, whole or not at all, with what it was measured on, and prints its heart."""
     machine = {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count()}
     path = pathlib.Path(path)
-    _replace(path, json.dumps({**results, "machine": machine}, indent=1) + "\n")
+    write_text(path, json.dumps({**results, "machine": machine}, indent=1) + "\n")
     for name in [name for name in ("linear_probe", "nearest_neighbor") if name in results]:
         print(f"{name}: {results[name]['mean']:.1%} ± {results[name]['std']:.1%}")
     print(f"All results are in {path}.")
@@ -100,12 +102,3 @@ def write_results(path, results):
 
 def _row(rows, run):
     return next((row for row in rows if run.items() <= row.items()), None)
-
-
-def _replace(path, text):
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ import json
 import pathlib
 
 from star_keras import plots
-from star_keras.models.folders import write_text
+from star_keras.files import write_text
 from star_keras.reports.page import page
 from star_keras.reports.text import markdown
 

@@ -8,10 +8,10 @@ import numpy as np
 from keras import ops
 
 from star_keras import backend
-from star_keras.layers.image_arrays import LooksAtArrays
+from star_keras.guards.pixels import LooksAtArrays
 from star_keras.losses import SoftNearestNeighbor
 from star_keras.ops import equal_part, over_replicas
-from star_keras.training.finite import FiniteCheck, before
+from star_keras.training.finite_check import FiniteCheck, own_callbacks_first
 from star_keras.training.router_terms import RouterTerms
 from star_keras.training.taps import Taps, layers_of
 
@@ -157,7 +157,9 @@ class SoftNearestNeighborRegularization(LooksAtArrays, keras.Model):
         own = [FiniteCheck(self._where)]
         if self.temperature == "annealed":
             own.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.anneal(epoch)))
-        return super().fit(x, y, batch_size, epochs, verbose, before(callbacks, own, self), **kwargs)
+        return super().fit(
+            x, y, batch_size, epochs, verbose, own_callbacks_first(callbacks, own, self), **kwargs
+        )
 
     def _where(self, broken):
         """The first part of the model, from the inputs on, whose own metric is not finite."""

@@ -7,12 +7,12 @@ from keras import ops
 from star_keras import backend
 from star_keras.augmentation import Augmentation
 from star_keras.exceptions import ShapeError
+from star_keras.guards.pixels import LooksAtArrays, look_at_pixels, refuse_list, without_looking
 from star_keras.layers import EquivariantPredictor
-from star_keras.layers.image_arrays import LooksAtArrays, look_at_pixels, refuse_list, without_looking
 from star_keras.layers.wrapping import ends_in_softmax
 from star_keras.losses import NTXent
 from star_keras.ops import global_mean
-from star_keras.training.finite import FiniteCheck, before
+from star_keras.training.finite_check import FiniteCheck, own_callbacks_first
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
@@ -232,7 +232,9 @@ class STARPretraining(LooksAtArrays, keras.Model):
     def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs):
         """As `keras.Model.fit`; NaN stops it, in the images, in a loss or in a weight."""
         own = [FiniteCheck(self._where)]
-        return super().fit(x, y, batch_size, epochs, verbose, before(callbacks, own, self), **kwargs)
+        return super().fit(
+            x, y, batch_size, epochs, verbose, own_callbacks_first(callbacks, own, self), **kwargs
+        )
 
     def _where(self, broken):
         """The terms that are not finite; where none is named, the rest of the loss."""

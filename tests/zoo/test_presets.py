@@ -17,7 +17,7 @@ from star_keras.exceptions import (
     NonFiniteError,
     ShapeError,
 )
-from star_keras.models import folders, publishing, registry, weights
+from star_keras.models import publishing, registry, saving, weights
 
 
 def test_a_published_preset_loads_by_both_names(classifier):
@@ -208,7 +208,7 @@ def test_a_full_disk_leaves_the_old_model_and_nothing_else(tmp_path, classifier,
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folders, "write_text", full)
+    monkeypatch.setattr(saving, "write_text", full)
     for place in (target, tmp_path / "new"):
         with pytest.raises(OSError, match="No space"):
             models.save(classifier.backbone, place, overwrite=True)

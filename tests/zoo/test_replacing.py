@@ -9,7 +9,7 @@ import pytest
 from _preset import BARE, CONFIG, IMAGES, WEIGHTS, randomise
 
 from star_keras import models
-from star_keras.models import folders
+from star_keras.models import saving
 
 README = "README.md"
 
@@ -78,7 +78,7 @@ def killed_at(number, new, target, monkeypatch):
     if not child:
         at_replacement(number, lambda: os.kill(os.getpid(), signal.SIGKILL), monkeypatch)
         try:
-            folders.replace_files(new, target)
+            saving.replace_files(new, target)
         finally:
             os._exit(0)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -104,35 +104,35 @@ def test_a_failure_after_a_kill_leaves_what_the_kill_left(pair, target, tmp_path
     with monkeypatch.context() as patch:
         at_replacement(2, full_disk, patch)
         with pytest.raises(OSError, match="No space"):
-            folders.replace_files(tmp_path / "again", target)
+            saving.replace_files(tmp_path / "again", target)
     assert found(target, pair) == 1
     check_recovery(target, pair)
 
 
 @pytest.mark.fault(18)
 def test_a_reader_who_is_overtaken_reads_the_new_model(pair, target, monkeypatch):
-    find = folders._find
+    find = saving._find
 
     def overtaken(name):
         source = find(name)
-        monkeypatch.setattr(folders, "_find", find)
+        monkeypatch.setattr(saving, "_find", find)
         models.save(pair[1], target, overwrite=True)
         return source
 
-    monkeypatch.setattr(folders, "_find", overtaken)
+    monkeypatch.setattr(saving, "_find", overtaken)
     assert found(target, pair) == 1
 
 
 @pytest.mark.fault(18)
 def test_a_reader_keeps_the_file_that_was_checked(pair, target, monkeypatch):
-    create = folders.registry.create
+    create = saving.registry.create
 
     def overtaken(*arguments, **config):
-        monkeypatch.setattr(folders.registry, "create", create)
+        monkeypatch.setattr(saving.registry, "create", create)
         models.save(pair[1], target, overwrite=True)
         return create(*arguments, **config)
 
-    monkeypatch.setattr(folders.registry, "create", overtaken)
+    monkeypatch.setattr(saving.registry, "create", overtaken)
     assert found(target, pair) == 0
 
 

@@ -10,8 +10,8 @@ from star_keras import backend
 from star_keras.applications.control.environments import check_fits, make
 from star_keras.applications.control.playing import best_actions
 from star_keras.exceptions import NonFiniteError
-from star_keras.layers.arguments import check_count
-from star_keras.models import config as checks
+from star_keras.guards.arguments import check_count
+from star_keras.models import checks
 from star_keras.ops import global_mean
 
 _COUNT, _SHARE = checks.integer(1, 2**31), checks.number(0, 1)

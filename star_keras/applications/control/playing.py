@@ -4,7 +4,7 @@ import numpy as np
 
 from star_keras.applications.control.environments import check_fits, make
 from star_keras.exceptions import NonFiniteError
-from star_keras.layers.arguments import check_count
+from star_keras.guards.arguments import check_count
 
 
 def evaluate_returns(network, environment, episodes=100, seed=0, max_steps=10_000):

@@ -9,7 +9,7 @@ import numpy as np
 from star_keras.applications.control.environments import GRIDWORLD, make
 from star_keras.exceptions import ShapeError
 from star_keras.groups import Group, Linear, Permutation
-from star_keras.layers.arguments import check_count
+from star_keras.guards.arguments import check_count
 from star_keras.models import EquiTuneQNetwork
 
 TOLERANCE = 1e-5

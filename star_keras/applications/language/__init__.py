@@ -8,7 +8,7 @@ best. `generate` samples, `total_variation` measures what is left to do.
 from star_keras.applications.language.equi_lm import EquiLM, total_variation
 from star_keras.applications.language.equizero_lm import EquizeroLM
 from star_keras.applications.language.generation import generate
-from star_keras.applications.language.hub import load_gpt2
+from star_keras.applications.language.gpt2 import load_gpt2
 from star_keras.applications.language.scores import regard, sentiment
 from star_keras.applications.language.words import WordTokenizer, token_ids, word_group
 

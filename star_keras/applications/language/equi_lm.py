@@ -4,10 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from star_keras import orbits
 from star_keras.applications.language.generation import check_texts
 from star_keras.exceptions import ShapeError
-from star_keras.layers import orbits
-from star_keras.layers.arguments import freeze_parts
+from star_keras.guards.arguments import freeze_parts
 
 
 @keras.saving.register_keras_serializable(package="star_keras")

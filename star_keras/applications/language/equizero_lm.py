@@ -7,7 +7,7 @@ from star_keras.applications.language import generation
 from star_keras.applications.language.equi_lm import check_group
 from star_keras.applications.language.scores import SCORES
 from star_keras.exceptions import NonFiniteError, ShapeError
-from star_keras.layers.arguments import is_whole
+from star_keras.guards.arguments import is_whole
 
 SCORE_TIE = 1e-9
 LIKELY_TIE = 1e-5  # relative; rows of a batch that hold the same text differ by 5e-7 in float32

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from star_keras.exceptions import NonFiniteError, ShapeError
-from star_keras.layers.arguments import is_whole
+from star_keras.guards.arguments import is_whole
 
 
 def generate(model, prompts, length, temperature=1.0, top_k=None, seed=0, stop=None):

@@ -2,7 +2,7 @@
 
 from star_keras.applications.zero_shot.classifier import ZeroShotClassifier, from_prompts
 from star_keras.applications.zero_shot.encoders import Encoders, from_keras_hub
-from star_keras.applications.zero_shot.orbits import invariant
+from star_keras.applications.zero_shot.invariance import invariant
 from star_keras.applications.zero_shot.prompts import class_embeddings
 
 __all__ = [

@@ -9,7 +9,7 @@ from keras import layers, ops
 from star_keras.applications.zero_shot.encoders import Encoders
 from star_keras.applications.zero_shot.prompts import TEMPLATES, class_embeddings, distinct
 from star_keras.exceptions import ShapeError
-from star_keras.models.images import ImageModel
+from star_keras.models.image_model import ImageModel
 from star_keras.ops import l2_normalize
 
 

@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 
 from star_keras.exceptions import ConfigError, IntegrityError, OfflineError, PresetError, ShapeError
-from star_keras.models import config as checks
-from star_keras.models import registry
+from star_keras.files import sync, write_text
+from star_keras.models import checks, registry
 from star_keras.models import weights as weight_files
 from star_keras.models.classifier import Classifier
 from star_keras.version import __version__
@@ -281,8 +281,7 @@ def _waiting_name(sha256):
 def _write(model, architecture, config, folder, float16):
     path = folder / WEIGHTS_NAME
     weight_files.write(path, model, float16)
-    with open(path, "r+b") as file:  # Windows asks for the right to write
-        os.fsync(file.fileno())
+    sync(path)
     again = registry.create(architecture, dtype=model.dtype_policy, **config)
     weight_files.read(path, again)  # what is saved can be loaded
     content = {
@@ -299,19 +298,6 @@ def _write(model, architecture, config, folder, float16):
             "shorten its vocabulary."
         )
     write_text(folder / CONFIG_NAME, text)
-
-
-def write_text(path, text):
-    """Writes a small text file that appears whole or not at all."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _load_backbone(source, weights, overrides):

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 
 from star_keras.exceptions import ConfigError, ShapeError
-from star_keras.layers.arguments import narrow_policy
+from star_keras.guards.arguments import narrow_policy
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 12

@@ -1,7 +1,8 @@
-"""What layers of several parts share: checks of their arguments and inputs, and freezing."""
+"""Checks of arguments and inputs that layers, models and measures share, and freezing."""
 
 import numbers
 
+from star_keras.backend import known_values
 from star_keras.exceptions import ConfigError
 
 
@@ -35,6 +36,16 @@ def check_range(name, value, least, below):
             f"Received: {name}={value!r}"
         )
     return value
+
+
+def check_ids(name, ids, size):
+    """Raises ValueError unless ids lie in `0 .. size - 1`; those of a graph that is traced are unknown."""
+    values = known_values(ids)
+    if values is not None and values.size and not 0 <= values.min() <= values.max() < size:
+        raise ValueError(
+            f"`{name}` must be token ids in 0 .. {size - 1}. Received: ids from {values.min()} to "
+            f"{values.max()}"
+        )
 
 
 def check_features(layer, name, shape):

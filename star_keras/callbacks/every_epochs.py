@@ -2,10 +2,10 @@
 
 import keras
 
-from star_keras.layers.arguments import check_count
+from star_keras.guards.arguments import check_count
 
 
-class Looking(keras.callbacks.Callback):
+class EveryEpochs(keras.callbacks.Callback):
     """Puts what `_look(epoch)` returns, a dict, into the logs of every epoch.
 
     It looks after the first epoch, the last and every n-th; epochs between repeat the last values.

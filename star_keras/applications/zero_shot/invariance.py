@@ -4,8 +4,8 @@ import keras
 from keras import layers
 
 from star_keras.applications.zero_shot.classifier import ZeroShotClassifier
+from star_keras.guards.arguments import check_widths
 from star_keras.layers import EquiTune
-from star_keras.layers.arguments import check_widths
 
 METHODS = ("equitune", "equizero", "lambda")
 # Which method an option belongs to, and what it is where nothing is said.

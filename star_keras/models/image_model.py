@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from star_keras.exceptions import ShapeError
-from star_keras.layers.image_arrays import LooksAtArrays, look_at_pixels, refuse_list
+from star_keras.guards.pixels import LooksAtArrays, look_at_pixels, refuse_list
 from star_keras.models.functional import FunctionalModel
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from star_keras.exceptions import NonFiniteError
-from star_keras.layers.finite import nonfinite_layer
+from star_keras.guards.finite import nonfinite_layer
 
 
 class FiniteCheck(keras.callbacks.Callback):
@@ -45,7 +45,7 @@ class FiniteCheck(keras.callbacks.Callback):
             )
 
 
-def before(callbacks, own, model):
+def own_callbacks_first(callbacks, own, model):
     """Callbacks of a user, as `fit` takes them, behind those of the model."""
     if not isinstance(callbacks, keras.callbacks.CallbackList):
         return [*own, *keras.tree.flatten(callbacks or [])]

@@ -1,0 +1,1 @@
+"""Checks that many rooms share: of arguments, of pixels, of weights."""
