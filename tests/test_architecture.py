@@ -17,7 +17,7 @@ LEVELS = {
     "__init__": 5,
 }  # fmt: skip
 SIDEWAYS = {("evaluation", "models")}
-NAMES_A_BACKEND = {"backend.py", "training/distribution.py"}
+NAMES_A_BACKEND = "backend.py"
 LIBRARY = sorted(PACKAGE.rglob("*.py"))
 OUTSIDE = sorted([*ROOT.glob("zoo/*/*.py"), *ROOT.glob("examples/**/*.py")])
 
@@ -61,15 +61,10 @@ def test_no_import_points_up_or_sideways(path):
 def test_only_public_keras_and_one_file_names_a_backend(path):
     for module in imports(path):
         assert not module.startswith("keras.src"), f"{relative(path)} imports private Keras: {module}"
-        names_backend = module.split(".")[0] in ("tensorflow", "jax", "torch")
-        if names_backend and room_of(path) != "data":
-            assert relative(path) in NAMES_A_BACKEND, (
-                f"{relative(path)} imports {module}; only {sorted(NAMES_A_BACKEND)} may name a backend."
+        if module.split(".")[0] in ("tensorflow", "jax", "torch"):
+            assert relative(path) == NAMES_A_BACKEND, (
+                f"{relative(path)} imports {module}; only {NAMES_A_BACKEND} may name a backend."
             )
-
-
-def room_of(path):
-    return relative(path).split("/")[0]
 
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: path.relative_to(ROOT).as_posix())
