@@ -61,8 +61,7 @@ def plain(value):
 @pytest.fixture
 def policy(request):
     keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_dtype_policy("float32")
+    return request.param
 
 
 def test_every_public_class_has_a_case():

@@ -18,13 +18,6 @@ IMAGES = RNG.integers(0, 256, (4, 32, 32, 3), dtype="uint8")
 POLICIES = ("mixed_bfloat16", "mixed_float16", "float64")
 
 
-@pytest.fixture(autouse=True)
-def untouched_settings():
-    yield
-    keras.config.set_dtype_policy("float32")
-    keras.config.set_image_data_format("channels_last")
-
-
 @pytest.fixture(scope="module")
 def backbone():
     return models.create("resnet20", input_shape=(32, 32, 3))

@@ -52,18 +52,10 @@ def test_no_run_begins_when_time_is_up(tmp_path):
     assert sweep(score, RUNS, path, minutes=0) == [{**RUNS[0], **score(**RUNS[0])}]
 
 
-@pytest.fixture
-def policy_afterwards():
-    yield
-    keras.config.set_dtype_policy("float32")
-
-
 @pytest.mark.parametrize(
     ("seconds", "chosen"), [((1.0, 2.0), "float32"), ((1.1, 1.0), "float32"), ((1.3, 1.0), "mixed_bfloat16")]
 )
-def test_auto_precision_is_bfloat16_where_that_is_clearly_faster(
-    seconds, chosen, policy_afterwards, monkeypatch, capsys
-):
+def test_auto_precision_is_bfloat16_where_that_is_clearly_faster(seconds, chosen, monkeypatch, capsys):
     monkeypatch.setattr(devices, "_seconds_of_a_step", lambda: seconds)
     assert set_precision() == chosen == keras.config.dtype_policy().name
     assert chosen in capsys.readouterr().out
@@ -85,7 +77,7 @@ def test_a_moment_of_other_work_does_not_change_what_was_measured(monkeypatch):
     assert devices._seconds_of_a_step() == (3, 1)
 
 
-def test_auto_precision_of_a_run_that_goes_on_is_that_it_began_with(tmp_path, policy_afterwards, monkeypatch):
+def test_auto_precision_of_a_run_that_goes_on_is_that_it_began_with(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "_seconds_of_a_step", lambda: (1.0, 2.0))
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -104,7 +96,7 @@ def test_a_run_without_a_step_is_refused():
             num_steps(*few)
 
 
-def test_auto_precision_is_measured_and_a_named_one_is_taken(policy_afterwards):
+def test_auto_precision_is_measured_and_a_named_one_is_taken():
     assert set_precision() in ("float32", "mixed_bfloat16")
     assert set_precision("mixed_float16") == "mixed_float16" == keras.config.dtype_policy().name
 

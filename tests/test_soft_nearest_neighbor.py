@@ -361,17 +361,14 @@ def test_every_case_is_finite_under_a_policy_and_as_precise_as_its_inputs(case, 
     labels, embeddings = CASES[case][0], tf.cast(tf.clip_by_value(CASES[case][1], -6e4, 6e4), dtype)
     rounded = np.asarray(tf.cast(embeddings, "float32"))
     keras.config.set_dtype_policy(policy)
-    try:
-        for distance in DISTANCES:
-            rows, gradient, _ = evaluate(labels, embeddings, 1.0, distance=distance)
-            assert rows.dtype == "float32" and gradient.dtype == dtype
-            finite = np.isfinite(np.asarray(tf.cast(gradient, "float32")))
-            expected = naive(labels, rounded.astype(dtype) if dtype == "float16" else rounded, 1.0, distance)
-            assert np.all(finite | (np.abs(expected[1]) > 6e4))
-            scale = max(1, np.abs(expected[0]).max())
-            np.testing.assert_allclose(rows, expected[0], rtol=0, atol=1e-5 * scale)
-    finally:
-        keras.config.set_dtype_policy("float32")
+    for distance in DISTANCES:
+        rows, gradient, _ = evaluate(labels, embeddings, 1.0, distance=distance)
+        assert rows.dtype == "float32" and gradient.dtype == dtype
+        finite = np.isfinite(np.asarray(tf.cast(gradient, "float32")))
+        expected = naive(labels, rounded.astype(dtype) if dtype == "float16" else rounded, 1.0, distance)
+        assert np.all(finite | (np.abs(expected[1]) > 6e4))
+        scale = max(1, np.abs(expected[0]).max())
+        np.testing.assert_allclose(rows, expected[0], rtol=0, atol=1e-5 * scale)
 
 
 def test_configuration_is_what_was_passed():

@@ -182,12 +182,9 @@ def test_relatives_of_the_method_are_settings(routing):
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision_trains_finite_with_images_and_losses_in_float32(policy):
     keras.config.set_dtype_policy(policy)
-    try:
-        model = small_model()
-        view, columns = model._view(ops.cast(IMAGES, "float32"), 1, True)
-        history = model.fit(IMAGES, batch_size=6, epochs=3, verbose=0).history
-    finally:
-        keras.config.set_dtype_policy("float32")
+    model = small_model()
+    view, columns = model._view(ops.cast(IMAGES, "float32"), 1, True)
+    history = model.fit(IMAGES, batch_size=6, epochs=3, verbose=0).history
     assert keras.backend.standardize_dtype(view.dtype) == "float32"
     assert keras.backend.standardize_dtype(columns.dtype) == "float32"
     assert all(keras.backend.standardize_dtype(v.dtype) == "float32" for v in model.trainable_variables)

@@ -260,14 +260,11 @@ def test_the_zoo_of_a_checkout_comes_before_that_of_a_wheel(tmp_path, monkeypatc
 @pytest.mark.parametrize("where", ["global", "argument"])
 def test_a_preset_follows_the_policy_and_keeps_float32_variables(policy, where):
     expected = np.asarray(models.load(BARE)(IMAGES))
-    try:
-        if where == "global":
-            keras.config.set_dtype_policy(policy)
-            model = models.load(BARE)
-        else:
-            model = models.load(BARE, dtype=policy)
-    finally:
-        keras.config.set_dtype_policy("float32")
+    if where == "global":
+        keras.config.set_dtype_policy(policy)
+        model = models.load(BARE)
+    else:
+        model = models.load(BARE, dtype=policy)
     assert model.get_layer("stem_conv").compute_dtype == policy.removeprefix("mixed_")
     assert {keras.backend.standardize_dtype(variable.dtype) for variable in model.variables} == {"float32"}
     features = model(IMAGES)
