@@ -234,6 +234,11 @@ def sequence(check_item, low, high):
     return check
 
 
+def widths(key, value):
+    """The check for the widths of up to 16 layers, each from 1 to 65536."""
+    return sequence(integer(1, 65_536), 0, 16)(key, value)
+
+
 def plain_object(key, value):
     """The check for dicts whose entries are checked elsewhere."""
     if not isinstance(value, dict):
@@ -275,6 +280,11 @@ def float_policy(dtype=None):
     if policy.quantization_mode is not None or policy.variable_dtype not in ("float32", "float64"):
         raise narrow_policy("a model", policy)
     return policy
+
+
+def plain(value):
+    """A value as JSON has it: of a tuple a list."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def shorten(value):

@@ -244,15 +244,12 @@ class _AtMost(keras.constraints.Constraint):
 
 def build(backbone, dtype=None, name=None, **sizes):
     """A `DualEncoder` from plain data."""
-    backbone = dict(backbone)
-    backbone = registry.create(backbone.pop("architecture"), dtype=dtype, **backbone)
-    return DualEncoder(backbone, dtype=dtype, name=name, **sizes)
+    return DualEncoder(registry.create_nested(backbone, dtype=dtype), dtype=dtype, name=name, **sizes)
 
 
 def describe(model):
     """The configuration with which `build` makes the model again, or None for another kind."""
     if not isinstance(model, DualEncoder):
         return None
-    architecture, config = registry.describe(model.backbone)
     sizes = {key: getattr(model, key) for key in ("vocabulary", "embedding_units", "word_units")}
-    return {"backbone": {"architecture": architecture, **config}, **sizes}
+    return {"backbone": registry.describe_nested(model.backbone), **sizes}

@@ -5,18 +5,24 @@ from keras import layers, ops
 
 from star_keras import orbits
 from star_keras.data.scan import END, PADDING
-from star_keras.groups import Permutation
+from star_keras.exceptions import ConfigError
+from star_keras.groups import Permutation, VocabularyCycle
 from star_keras.guards.arguments import freeze_parts
-from star_keras.models import checks
-from star_keras.models.sequence_to_sequence import SequenceToSequence
+from star_keras.models import checks, registry
+from star_keras.models.sequence_to_sequence import CELLS, SequenceToSequence
 
-OPTIONS = {
+ARGUMENTS = {
     "weighting": checks.choice("mean", "lambda", "argmin"),
     "combine": checks.choice("step", "sentence"),
     "hidden_units": checks.sequence(checks.integer(1, 4096), 0, 4),
     "ties": checks.choice("mean", "first"),
     "gradient": checks.choice("equitune", "identity", "selected"),
     "proxy": checks.choice("confidence", "entropy", "max_value"),
+}
+OPTIONS = {
+    "model": registry.nested_in(*(f"{cell}_seq2seq" for cell in CELLS)),
+    "rings": checks.sequence(checks.sequence(checks.integer(0, 65_535), 1, 1024), 1, 1024),
+    **ARGUMENTS,
 }
 
 
@@ -112,7 +118,7 @@ class EquivariantSequenceToSequence(keras.Model):
             "gradient": gradient,
             "proxy": proxy,
         }
-        checks.validate(options, OPTIONS)
+        checks.validate(options, ARGUMENTS)
         _check_parts(model, group)
         super().__init__(autocast=False, **{"dtype": model.dtype_policy, **kwargs})
         self.model = model
@@ -201,7 +207,7 @@ class EquivariantSequenceToSequence(keras.Model):
         return {
             "model": keras.saving.serialize_keras_object(self.model),
             "group": keras.saving.serialize_keras_object(self.group),
-            **{name: getattr(self, name) for name in OPTIONS},
+            **{name: getattr(self, name) for name in ARGUMENTS},
             "name": self.name,
             "trainable": self.trainable,
         }
@@ -236,3 +242,28 @@ def _check_parts(model, group):
             "`group` must leave padding, start and end (tokens 0, 1 and 2) alone. Received: "
             f"{group!r}, which moves {moved}"
         )
+
+
+def build(model, rings, dtype=None, name=None, **options):
+    """A built `EquivariantSequenceToSequence` with a `VocabularyCycle`, from plain data."""
+    model = registry.create_nested(model, dtype=dtype)
+    if options.get("weighting") == "lambda":
+        checks.bound_weights((1, (model.units, *options.get("hidden_units", ()), 1)))
+    try:
+        group = VocabularyCycle(rings, model.vocabulary_size)
+        equivariant = EquivariantSequenceToSequence(model, group, name=name, **options)
+    except ValueError as error:
+        raise ConfigError(f"`rings` must exchange words of the model: {error}") from None
+    equivariant.build()
+    return equivariant
+
+
+def describe(model):
+    """The configuration with which `build` makes the model again, or None for another kind."""
+    if not isinstance(model, EquivariantSequenceToSequence) or type(model.group) is not VocabularyCycle:
+        return None
+    return {
+        "model": registry.describe_nested(model.model),
+        "rings": model.group.rings,
+        **{key: checks.plain(getattr(model, key)) for key in ARGUMENTS},
+    }

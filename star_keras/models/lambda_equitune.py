@@ -6,7 +6,14 @@ from keras import layers
 from star_keras.groups import Cyclic
 from star_keras.guards.arguments import check_widths
 from star_keras.layers.equitune import EquiTune
+from star_keras.models import checks, registry
 from star_keras.models.classifier import Classifier, OnBackbone
+
+OPTIONS = {
+    "backbone": registry.nested_backbone,
+    "hidden_units": checks.widths,
+    **registry.HEAD_OPTIONS,
+}
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
@@ -86,3 +93,22 @@ class LambdaEquiTune(OnBackbone):
         self.hidden_units = widths
         self.classifier_activation = classifier_activation
         self.minimum_size = getattr(backbone, "minimum_size", 1)
+
+
+def build(backbone, num_classes, hidden_units=(100,), dtype=None, name=None, **head):
+    """A `LambdaEquiTune` from plain data."""
+    backbone = registry.create_nested(backbone, dtype=dtype)
+    checks.bound_weights((1, (backbone.output_shape[-1], *hidden_units, 1)))
+    return LambdaEquiTune(backbone, num_classes, hidden_units, name=name, **head)
+
+
+def describe(model):
+    """The configuration with which `build` makes the model again, or None for another kind."""
+    if not isinstance(model, LambdaEquiTune):
+        return None
+    return {
+        "backbone": registry.describe_nested(model.backbone),
+        "num_classes": model.num_classes,
+        "hidden_units": list(model.hidden_units),
+        "classifier_activation": model.classifier_activation,
+    }

@@ -13,14 +13,13 @@ from star_keras.models.image_model import ImageModel
 # (filters, kernel size) of the convolutions, all of stride 2 between borders of one pixel
 CONVOLUTIONS = ((64, 8), (128, 6))
 MINIMUM_SIZE = 12
-_WIDTHS = checks.sequence(checks.integer(1, 65_536), 0, 16)
 OPTIONS = {
     "input_shape": checks.image_shape,
     "num_classes": checks.integer(1, 100_000),
     "num_experts": checks.integer(1, 1024),
     "code_units": checks.integer(1, 65_536),
-    "hidden_units": _WIDTHS,
-    "router_units": _WIDTHS,
+    "hidden_units": checks.widths,
+    "router_units": checks.widths,
     "top_k": checks.optional(checks.integer(1, 1024)),
     "classifier_activation": checks.choice("softmax", "sigmoid", None),
 }
@@ -166,8 +165,4 @@ def describe(model):
     """The configuration of a `MoECNN`, or None for another model."""
     if not isinstance(model, MoECNN):
         return None
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in model.get_config().items()
-        if key in OPTIONS
-    }
+    return {key: checks.plain(value) for key, value in model.arguments.items()}

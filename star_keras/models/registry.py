@@ -4,22 +4,13 @@ import copy
 import dataclasses
 import difflib
 import fnmatch
-import functools
 import string
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from star_keras.exceptions import ConfigError, PresetError
-from star_keras.models import (
-    checks,
-    language_model,
-    moe_cnn,
-    q_network,
-    resnet,
-    sequence_to_sequence,
-    weights,
-)
+from star_keras.models import checks, weights
 from star_keras.models.classifier import Classifier
 
 HEAD_OPTIONS = {
@@ -170,6 +161,19 @@ def describe(model):
     )
 
 
+def create_nested(config, **overrides):
+    """The model that lies inside another, from its configuration as `nested` checks it; see `create`."""
+    config = dict(config)
+    name = config.pop("architecture")
+    return create(name, **{**config, **overrides})
+
+
+def describe_nested(model):
+    """The configuration with which `create_nested` makes a model like this one."""
+    name, config = describe(model)
+    return {"architecture": name, **config}
+
+
 def nested(key, value):
     """The check for the configuration of a model inside another: `architecture` and its own options."""
     if not isinstance(value, dict):
@@ -186,6 +190,19 @@ def nested_backbone(key, value):
     if kinds[0] != "backbone" or "pretraining" in kinds or config.get("num_classes"):
         raise checks.wrong(key, "the configuration of a backbone, without `num_classes`", value)
     return config
+
+
+def nested_in(*architectures):
+    """A check for the configuration of a model inside another, of one of a few architectures."""
+
+    def check(key, value):
+        config = nested(key, value)
+        name = config["architecture"]
+        if name not in architectures:
+            raise checks.wrong(f"{key}.architecture", f"one of {', '.join(architectures)}", name)
+        return config
+
+    return check
 
 
 def with_backbone():
@@ -208,41 +225,6 @@ def parts(name, config):
     if "num_classes" in entry.options:
         return ("classifier",)
     return ("backbone", "classifier") if config.get("num_classes") else ("backbone",)
-
-
-for _name in resnet.VARIANTS:
-    register(
-        _name,
-        functools.partial(resnet.ResNet, _name),
-        functools.partial(resnet.describe, _name),
-        resnet.OPTIONS,
-    )
-register("moe_cnn", moe_cnn.MoECNN, moe_cnn.describe, moe_cnn.OPTIONS, required=("num_classes",))
-register(
-    "gpt",
-    language_model.GPT,
-    language_model.describe,
-    language_model.OPTIONS,
-    required=("vocabulary_size",),
-    whole=True,
-)
-register(
-    "q_network",
-    q_network.QNetwork,
-    q_network.describe,
-    q_network.OPTIONS,
-    required=("state_size", "num_actions"),
-    whole=True,
-)
-for _cell in sequence_to_sequence.CELLS:
-    register(
-        f"{_cell}_seq2seq",
-        functools.partial(sequence_to_sequence.build, _cell),
-        functools.partial(sequence_to_sequence.describe, _cell),
-        sequence_to_sequence.OPTIONS,
-        required=("vocabulary_size",),
-        whole=True,
-    )
 
 
 @dataclasses.dataclass

@@ -301,14 +301,13 @@ def _write(model, architecture, config, folder, float16):
 
 
 def _load_backbone(source, weights, overrides):
-    config = dict(source.config)
     key = registry.architecture(source.architecture).backbone
     if key is not None:
-        config = dict(config[key])
         with source.opened(weights) as fill:
-            backbone = registry.create(config.pop("architecture"), **{**config, **overrides})
+            backbone = registry.create_nested(source.config[key], **overrides)
             fill(backbone, key)
         return backbone
+    config = dict(source.config)
     head = {key: config.pop(key) for key in registry.HEAD_OPTIONS if key in config}
     with source.opened(weights) as fill:
         backbone = registry.create(source.architecture, **{**config, **overrides})
