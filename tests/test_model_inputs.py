@@ -286,3 +286,11 @@ def test_the_padded_shortcut_keeps_every_second_pixel_between_zero_channels():
 def test_unknown_architectures_are_refused_with_the_known_ones(name):
     with pytest.raises(ConfigError, match="resnet18"):
         models.create(name)
+
+
+@pytest.mark.parametrize(
+    "inner", [{"architecture": "gpt", "vocabulary_size": 9}, {"architecture": "resnet20", "num_classes": 3}]
+)
+def test_what_is_no_backbone_is_refused_where_one_is_asked_for(inner):
+    with pytest.raises(ConfigError, match="`backbone`.*the configuration of a backbone"):
+        models.create("star", backbone=inner, projector={"units": 8, "num_experts": 2}, predictor={})
