@@ -19,6 +19,7 @@ from matplotlib.image import imread
 from star_keras import evaluation, reports
 from star_keras.evaluation.table import Row, shown, shown_value
 from star_keras.reports.pictures import thumbnail
+from star_keras.reports.text import notes
 
 CLASSES = ("<b>left</b>", "middle & centre", "right")
 PHONE, DESK = 390, 1280
@@ -166,6 +167,22 @@ def test_a_backbone_and_images_without_classes_get_the_parts_that_apply():
     assert "What it takes for alike" in text
     assert "left out: linear probe" in reports.plain(bare)
     assert json.dumps(bare.to_dict(), allow_nan=False)
+
+
+def test_the_page_tells_how_its_classifiers_were_fitted_and_where_a_search_ended(whole, page, tmp_path):
+    text, runs = Page(page).text, whole.report.measures["linear_probe"]
+    for told in ("standardised", "11 from 0.1 to 10000", "a tenth of", "largest cosine", "|w|² / 2"):
+        assert told in text
+        assert told in reports.markdown(whole)
+    ends = [str(run["seed"]) for run in runs if run["weight"] in (0.1, 1e4)]
+    assert (f"With seed {', '.join(ends)} it lies at an end" in text) == bool(ends)
+    for weight, said in ((10.0, False), (1e4, True)):
+        changed = evaluation.Report(
+            measures={"linear_probe": [{**runs[0], "weight": weight}]},
+            untrained={}, skipped={}, settings=whole.report.settings, data=whole.report.data,
+        )  # fmt: skip
+        assert any("lies at an end" in note for note in notes(changed)) == said
+        assert not any("few-shot: in" in note for note in notes(changed))
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,108 @@ def test_an_untrained_network_needs_images_that_fit(model):
         evaluation.untrained(model, TRAIN[0][0])
 
 
+@pytest.mark.parametrize("kind", [keras.layers.BatchNormalization, sk.layers.BatchNormalization])
+def test_statistics_of_the_untrained_network_are_those_of_the_batches_whatever_the_momentum(kind):
+    layers = [kind(momentum=momentum, name=f"m{100 * momentum:.0f}") for momentum in (0.99, 0.5)]
+    shared = kind(momentum=0.9, name="shared")
+    inputs = keras.Input((8, 8, 3))
+    outputs = keras.layers.GlobalAveragePooling2D()(shared(shared(layers[1](layers[0](inputs)))))
+    fresh = evaluation.untrained(keras.Model(inputs, outputs), TRAIN[0], seed=4, batch_size=50, steps=3)
+    drawn, batches = np.random.default_rng(4), []
+    for _ in range(3):
+        batches.append(TRAIN[0][drawn.integers(40, size=50)].astype("float32"))
+    first = fresh.get_layer("m99")
+    factor = 3200 / 3199 if kind is sk.layers.BatchNormalization else 1.0
+    variances = factor * np.mean([batch.var(axis=(0, 1, 2)) for batch in batches], axis=0)
+    np.testing.assert_allclose(first.moving_variance, variances, rtol=1e-4)
+    means = np.mean([batch.mean(axis=(0, 1, 2)) for batch in batches], axis=0)
+    np.testing.assert_allclose(first.moving_mean, means, rtol=1e-5)
+    for name, momentum in (("m99", 0.99), ("m50", 0.5), ("shared", 0.9)):
+        layer = fresh.get_layer(name)
+        assert layer.momentum == momentum
+        if name != "m99":
+            np.testing.assert_allclose(layer.moving_variance, factor, rtol=1e-3)
+
+
+def test_statistics_of_experts_have_forgotten_their_first_values_too(model):
+    one = evaluation.untrained(model, TRAIN[0], batch_size=8, steps=2)
+    (normalization,) = one.projector.normalizations
+    drawn, variances = np.random.default_rng(0), []
+    rows = [one.backbone(TRAIN[0][drawn.integers(40, size=8)]) for _ in range(2)]
+    hidden = [keras.ops.convert_to_numpy(one.projector.expert_layers[0](features)) for features in rows]
+    variances = np.mean([values.var(axis=1, ddof=1) for values in hidden], axis=0)
+    np.testing.assert_allclose(np.ravel(normalization.moving_variance), variances.ravel(), rtol=1e-3)
+    assert normalization.momentum == 0.9
+
+
+def test_draws_of_all_images_have_no_spread_over_seeds_but_an_error_by_the_test_images(model):
+    whole = ReportSettings(**{**SMALL, "count": 40, "untrained": False})
+    found = report(model.backbone, TRAIN, TEST, whole, verbose=False)
+    (neighbor,) = found.measures["nearest_neighbor"]
+    by_label = {row.label: row for row in found.table}
+    row = by_label["Nearest neighbour"]
+    assert (row.spread, row.spread_of, row.seeds) == (neighbor["standard_error"], "test images", [0])
+    row, probes = by_label["Linear probe"], found.measures["linear_probe"]
+    assert (row.spread_of, row.seeds) == ("test images", [0, 1])
+    assert row.spread == pytest.approx(np.mean([run["standard_error"] for run in probes])) != 0
+    drawn = {row.label: row.spread_of for row in report(model, TRAIN, TEST, BARE, verbose=False).table}
+    assert drawn["Linear probe"] == drawn["Nearest neighbour"] == "seeds"
+
+
+def test_an_untrained_network_of_another_seed_or_from_other_images_is_measured_anew(
+    model, tmp_path, taken, monkeypatch
+):
+    exchanged = ReportSettings(**{**SMALL, "seeds": (1, 0)})
+    report(model.backbone, TRAIN, TEST, SETTINGS, folder=tmp_path, verbose=False)
+    kept = report(model.backbone, TRAIN, TEST, exchanged, folder=tmp_path, verbose=False)
+    anew = report(model.backbone, TRAIN, TEST, exchanged, verbose=False)
+    assert kept.to_dict() == anew.to_dict()
+    count = len(taken)
+    monkeypatch.setattr(evaluation.baseline, "STEPS", 7)
+    report(model.backbone, TRAIN, TEST, exchanged, folder=tmp_path, verbose=False)
+    assert len(taken) == count + len(anew.untrained["linear_probe"]) * 2 + 4
+
+
+@pytest.mark.parametrize("change", [(keras, "version"), (keras.backend, "backend")])
+def test_another_keras_or_backend_measures_anew(model, change, tmp_path, taken, monkeypatch):
+    report(model.backbone, TRAIN, TEST, BARE, folder=tmp_path, verbose=False)
+    every = len(taken)
+    real = reporting._Kept.__init__
+
+    def other(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(*change, lambda: "another")
+            real(*arguments)
+
+    monkeypatch.setattr(reporting._Kept, "__init__", other)
+    report(model.backbone, TRAIN, TEST, BARE, folder=tmp_path, verbose=False)
+    assert len(taken) == 2 * every
+
+
+def test_a_measure_that_only_some_seeds_have_says_which_it_lacks(model, monkeypatch):
+    real = reporting.MEASURES["linear_probe"]
+
+    def fails(subject, count, seed):
+        if seed == 1 or subject.model is not model:
+            raise ValueError("too few images.")
+        return real(subject, count, seed)
+
+    monkeypatch.setitem(reporting.MEASURES, "linear_probe", fails)
+    found = report(model, TRAIN, TEST, SETTINGS, verbose=False)
+    assert [run["seed"] for run in found.measures["linear_probe"]] == [0]
+    names = "seed 1 and untrained network, seed 0 and untrained network, seed 1"
+    assert found.skipped == {"linear_probe": f"{names}: too few images."}
+
+
+def test_of_few_test_images_of_many_classes_some_are_left_to_be_found(model):
+    few = ReportSettings(**{**SMALL, "images": 4, "untrained": False})
+    found = report(model, TRAIN, (TEST[0][:4], np.array([0, 1, 2, 2])), few, verbose=False)
+    (retrieval,) = found.measures["retrieval"]
+    assert len(retrieval["queries"]) == 2
+    two = report(model, TRAIN, (TEST[0][:2], np.array([0, 1])), few, verbose=False)
+    assert len(two.measures["retrieval"][0]["queries"]) == 1
+
+
 def test_what_does_not_apply_is_a_dash(model):
     never = sk.augmentation.HorizontalFlip(probability=0.0)
     config = model.get_config()

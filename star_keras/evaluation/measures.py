@@ -77,19 +77,22 @@ class Subject:
         return self._features[order[np.searchsorted(self._rows, rows, sorter=order)]]
 
 
-def plan(model, settings, untrained=False):
+def plan(model, settings, train_images, untrained=False):
     """The steps that apply to a model, a list of `Step`.
 
     Args:
         model: a backbone or a pretraining model.
         settings: `ReportSettings`.
+        train_images: their number. Where each draw has them all, they have the same neighbours, and one
+            draw is enough; the probe still chooses its weight on others by each seed.
         untrained: whether the model only shows what the architecture is worth: then what its own
             predictor and its neighbours say is left out. Defaults to False.
     """
     sampled = {"images": settings.images, "seed": settings.seeds[0]}
     draws = [{"count": settings.count, "seed": seed} for seed in settings.seeds]
     steps = [Step("spread", sampled, settings.images)]
-    steps += [Step("nearest_neighbor", draw, settings.count) for draw in draws]
+    different = draws if settings.count < train_images else draws[:1]
+    steps += [Step("nearest_neighbor", draw, settings.count) for draw in different]
     steps += [Step("linear_probe", draw, settings.count / 2) for draw in draws]
     episodes = {"episodes": settings.episodes, "seed": settings.seeds[0]}
     steps += [Step("few_shot", {"shots": shots, **episodes}, settings.episodes) for shots in SHOTS]
@@ -193,7 +196,7 @@ def measure_retrieval(subject, images, seed):
     """The neighbours of a few test images, of different classes, among the others of the sample."""
     rows = subject.sample(images, seed)
     first = np.unique(subject.test_labels[rows], return_index=True)[1]
-    first = first[:QUERIES] if len(first) > 1 else np.arange(min(QUERIES, len(rows) // 2))
+    first = (first if len(first) > 1 else np.arange(len(rows)))[: min(QUERIES, len(rows) // 2)]
     queries, bank = rows[first], np.delete(rows, first)
     spaces = getattr(getattr(subject.model, "projector", None), "tasks", None) or ("backbone",)
     k = min(NEIGHBORS, len(bank))

@@ -10,7 +10,7 @@ import time
 import keras
 import numpy as np
 
-from star_keras.evaluation.baseline import untrained as without_training
+from star_keras.evaluation import baseline
 from star_keras.evaluation.features import check_image_size
 from star_keras.evaluation.measures import MEASURES, Subject, plan
 from star_keras.evaluation.table import rows
@@ -20,7 +20,6 @@ from star_keras.models import registry
 from star_keras.version import __version__
 
 FORMAT = 1
-_UNTRAINED_IMAGES, _UNTRAINED_STEPS = 128, 25
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,8 @@ class Report:
     Attributes:
         measures: `{measure: list of runs}`; a run holds its arguments, its seed among them, and its results.
         untrained: the same of the network without training; empty where it was not asked for.
-        skipped: `{measure: reason}` of those that the images do not allow.
+        skipped: `{measure: reason}` of those that the images do not allow; where some of its runs are in
+            `measures` or `untrained`, with the names of the others.
         settings: the `ReportSettings`.
         data: number of training and test images and of classes.
     """
@@ -82,7 +82,7 @@ class Report:
     @property
     def table(self):
         """The numbers in short, a list of `Row`: each with its spread, floor, samples and seeds."""
-        return rows(self.measures, self.untrained)
+        return rows(self.measures, self.untrained, self.data["train_images"])
 
     def to_dict(self):
         """The fields as a dict of plain Python values, and the table."""
@@ -113,8 +113,8 @@ def report(model, train, test, settings=None, folder=None, batch_size=256, verbo
             the size the backbone takes, and integers. Every test label must occur in training.
         settings: a `ReportSettings`. Defaults to None: its defaults.
         folder: where each finished measure is kept, whole or not at all, under a hash of the model's
-            weights, the images and the arguments: the same call goes on where it was stopped, and any
-            other measures anew. Defaults to None: nothing is kept.
+            weights, the images, the arguments, Keras and its backend: the same call goes on where it was
+            stopped, and any other measures anew. Defaults to None: nothing is kept.
         batch_size: images at a time; the numbers do not depend on it. Defaults to 256.
         verbose: whether progress, with an estimate of the time left, goes to standard error. Defaults to
             True.
@@ -139,33 +139,35 @@ def report(model, train, test, settings=None, folder=None, batch_size=256, verbo
     (['equivariance', 'retrieval', 'spread'], ['few_shot', 'linear_probe', 'nearest_neighbor'])
     """
     settings = settings or ReportSettings()
-    subject = Subject(model, _checked(model, train, "train"), _checked(model, test, "test"), batch_size)
+    train, test = _checked(model, train, "train"), _checked(model, test, "test")
+    subject = Subject(model, train, test, batch_size)
     unknown = np.setdiff1d(subject.test_labels, subject.train_labels)
     if len(unknown):
         raise ValueError(
             "Every test label must occur in training. Received: "
             f"{unknown[:5].tolist()}, {len(unknown)} unknown labels; are both of one image set?"
         )
-    sides = {"measures": plan(model, settings)}
+    sides = {"measures": plan(model, settings, len(train[0]))}
     if settings.untrained:
-        sides["untrained"] = plan(model, settings, untrained=True)
-    kept = _Kept(folder, _digest_of_model(model), _digest_of_images(subject))
+        sides["untrained"] = plan(model, settings, len(train[0]), untrained=True)
+    kept = _Kept(folder, _digest_of_model(model), _digest_of_images(subject), settings.seeds[0])
     progress = _Progress(sides, kept, verbose)
-    found, skipped = {"measures": {}, "untrained": {}}, {}
+    found, failed = {"measures": {}, "untrained": {}}, []
     for side, steps in sides.items():
         for step in steps:
             run = kept.read(side, step)
             if run is None:
                 if side == "untrained" and subject.model is model:
-                    subject = _untrained(subject, settings.seeds[0])
-                run = _taken(step, subject, skipped)
+                    fresh = baseline.untrained(model, train[0], settings.seeds[0])
+                    subject = Subject(fresh, train, test, batch_size)
+                run = _taken(side, step, subject, failed)
                 kept.write(side, step, run)
                 progress.done(side, step)
             if run:
                 found[side].setdefault(step.measure, []).append(run)
     return Report(
         **found,
-        skipped=skipped,
+        skipped=_reasons(failed, found, sides),
         settings=settings,
         data={
             "train_images": len(subject.train_images),
@@ -186,10 +188,10 @@ def _checked(model, data, name):
     return images, labels.astype("int64")
 
 
-def _taken(step, subject, skipped):
+def _taken(side, step, subject, failed):
     """The run of a step, as plain as when it is read again.
 
-    Where the images do not allow it, the run is None, and the reason is added to `skipped`.
+    Where the images do not allow it, the run is None, and `(side, step, reason)` is added to `failed`.
     """
     try:
         run = {**step.arguments, **MEASURES[step.measure](subject, **step.arguments)}
@@ -197,19 +199,34 @@ def _taken(step, subject, skipped):
     except ShapeError:
         raise
     except ValueError as error:
-        skipped.setdefault(step.measure, str(error))
+        failed.append((side, step, str(error)))
         return None
 
 
-def _untrained(subject, seed):
-    fresh = without_training(
-        subject.model, subject.train_images, seed, batch_size=_UNTRAINED_IMAGES, steps=_UNTRAINED_STEPS
-    )
-    train, test = (
-        (subject.train_images, subject.train_labels),
-        (subject.test_images, subject.test_labels),
-    )
-    return Subject(fresh, train, test, subject.batch_size)
+def _reasons(failed, found, sides):
+    """`{measure: reason}` of what was not taken; of one with other runs, the names of those it lacks, too."""
+    told = {}
+    for side, step, reason in failed:
+        told.setdefault(step.measure, {}).setdefault(reason, []).append(_name(side, step, sides[side]))
+    return {
+        measure: "; ".join(
+            f"{' and '.join(names)}: {reason}" if any(measure in side for side in found.values()) else reason
+            for reason, names in reasons.items()
+        )
+        for measure, reasons in told.items()
+    }
+
+
+def _name(side, step, steps):
+    """What tells a step from those of the same measure, such as "untrained network, seed 1"."""
+    others = [other.arguments for other in steps if other.measure == step.measure]
+    words = ["untrained network"] if side == "untrained" else []
+    words += [
+        f"{name} {value}"
+        for name, value in step.arguments.items()
+        if any(other[name] != value for other in others)
+    ]
+    return ", ".join(words)
 
 
 def _digest_of_model(model):
@@ -240,9 +257,10 @@ def _add_array(digest, array):
 class _Kept:
     """Finished measures in a folder, a file each, named by all that the measure depends on."""
 
-    def __init__(self, folder, model, images):
+    def __init__(self, folder, model, images, seed):
         self.folder = None if folder is None else pathlib.Path(folder)
-        self.common = [FORMAT, __version__, model, images]
+        self.common = [FORMAT, __version__, keras.version(), keras.backend.backend(), model, images]
+        self.sides = {"untrained": ["untrained", seed, baseline.BATCH_SIZE, baseline.STEPS]}
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -263,7 +281,7 @@ class _Kept:
             write_text(path, json.dumps({"key": key, "run": run}, indent=1) + "\n")
 
     def _place(self, side, step):
-        key = [*self.common, side, step.measure, step.arguments]
+        key = [*self.common, self.sides.get(side, side), step.measure, step.arguments]
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return self.folder / f"{step.measure}-{digest[:16]}.json", key
 

@@ -23,8 +23,10 @@ class Row(typing.NamedTuple):
         group: what rows of one kind have in common, their heading.
         label: what it is.
         value: the number, a mean where there are several seeds; None where it does not apply.
-        spread: standard deviation over the seeds, or half of a 95 % interval; None where one was measured.
-        spread_of: "seeds", "episodes" or None.
+        spread: standard deviation over seeds that draw training images; standard error by the number of
+            test images where they all draw the same, or there is one; of few-shot half of the 95 %
+            interval; None of other measures.
+        spread_of: "seeds", "test images", "episodes" or None.
         floor: what chance, or no knowledge at all, gives; None where there is none.
         untrained: the same of the untrained network, or None.
         unit: "percent" for parts of one, else "number".
@@ -46,16 +48,17 @@ class Row(typing.NamedTuple):
     seeds: list
 
 
-def rows(measures, untrained):
+def rows(measures, untrained, train_images):
     """The table of the measures of a model and of its untrained twin, a list of `Row`.
 
     Args:
         measures, untrained: `{measure: list of runs}`, as in `Report`.
+        train_images: number of training images, which runs draw from.
     """
     found = []
     for name, label in (("linear_probe", "Linear probe"), ("nearest_neighbor", "Nearest neighbour")):
         if name in measures:
-            found.append(_accuracy(label, measures[name], untrained.get(name, [])))
+            found.append(_accuracy(label, measures[name], untrained.get(name, []), train_images))
     found += [_few_shot(run, _twin(untrained, "few_shot", run, "shots")) for run in _of(measures, "few_shot")]
     for run in _of(measures, "spread"):
         found += _spread(run, _twin(untrained, "spread", run))
@@ -96,16 +99,17 @@ def _twin(untrained, name, run, *keys):
     return next((other for other in _of(untrained, name) if all(other[key] == run[key] for key in keys)), {})
 
 
-def _accuracy(label, runs, untrained):
+def _accuracy(label, runs, untrained, train_images):
     values = [run["accuracy"] for run in runs]
     others = [run["accuracy"] for run in untrained]
-    several = len(values) > 1
+    drawn = len(values) > 1 and runs[0]["num_train"] < train_images
+    errors = [run["standard_error"] for run in runs]
     return Row(
         group=_ACCURACY,
         label=label,
         value=float(np.mean(values)),
-        spread=float(np.std(values, ddof=1)) if several else None,
-        spread_of="seeds" if several else None,
+        spread=float(np.std(values, ddof=1) if drawn else np.mean(errors)),
+        spread_of="seeds" if drawn else "test images",
         floor=float(np.mean([run["floor"] for run in runs])),
         untrained=float(np.mean(others)) if others else None,
         unit="percent",

@@ -6,7 +6,7 @@ import re
 from star_keras.evaluation.table import shown
 from star_keras.reports import pictures
 from star_keras.reports.style import STYLE
-from star_keras.reports.text import HEADINGS, NOTES, cells, groups, r2_columns, words
+from star_keras.reports.text import HEADINGS, cells, groups, notes, r2_columns, words
 
 
 def escape(text):
@@ -66,11 +66,11 @@ def _numbers(document):
             f'<tr class="group"><th scope="rowgroup" colspan="{len(HEADINGS)}">{escape(heading)}</th></tr>\n'
         )
         body += "".join(_table_row(cells(row), HEADINGS) for row in rows)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in NOTES)
+    told = "".join(f"<li>{escape(note)}</li>" for note in notes(document.report))
     return _section(
         "Numbers",
         f'<table class="numbers">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n'
-        f'<ul class="notes">{notes}</ul>\n',
+        f'<ul class="notes">{told}</ul>\n',
     )
 
 

@@ -7,7 +7,8 @@ from star_keras.evaluation.table import shown, shown_value
 HEADINGS = ("measure", "value", "floor", "untrained", "measured on")
 NOTES = (
     "↑ higher is better, ↓ lower is better.",
-    "±: standard deviation over the seeds, which draw training images; few-shot: half of the 95 % interval.",
+    "±: standard deviation over the seeds, which draw training images; where all draw the same, or there is "
+    "one, standard error by the number of test images; few-shot: half of the 95 % interval.",
     "floor: what chance gives, or a representation without any knowledge.",
     "untrained: the same network at random initialisation, its batch statistics set on the training images.",
     "–: there is none, or it does not apply.",
@@ -33,6 +34,37 @@ def groups(table):
         yield heading, list(rows)
 
 
+def notes(report):
+    """What the numbers of a report mean, and how its classifiers were fitted: a list of sentences."""
+    tell = {"linear_probe": _probe, "nearest_neighbor": _neighbor, "few_shot": _few_shot}
+    return [*NOTES, *(tell[name](runs) for name, runs in report.measures.items() if name in tell)]
+
+
+def _probe(runs):
+    grid = [float(weight) for weight in runs[0]["validation_accuracies"]]
+    told = (
+        f"linear probe: logistic regression on standardised features; its weight decay, one of {len(grid)} "
+        f"from {min(grid):g} to {max(grid):g}, has the best accuracy on a tenth of the training images, "
+        "drawn by the seed; then it is fitted to all of them."
+    )
+    at_ends = [str(run["seed"]) for run in runs if run["weight"] in (min(grid), max(grid))]
+    if at_ends:
+        told += f" With seed {', '.join(at_ends)} it lies at an end: beyond, the accuracy may be higher."
+    return told
+
+
+def _neighbor(runs):
+    return "nearest neighbour: the class of the training image whose features have the largest cosine."
+
+
+def _few_shot(runs):
+    return (
+        "few-shot: in each episode, a logistic regression of each class against the rest on features as they "
+        f"are, with the penalty |w|² / 2, fitted to the shots and tested on {runs[0]['queries']} others of "
+        "each class."
+    )
+
+
 def plain(document):
     """The table of a document for a terminal."""
     lines = [HEADINGS]
@@ -53,7 +85,7 @@ def markdown(document):
     for heading, rows in groups(document.report.table):
         lines.append(_line((f"**{heading}**", "", "", "", "")))
         lines += [_line(cells(row)) for row in rows]
-    lines += ["", *(f"- {note}" for note in NOTES)]
+    lines += ["", *(f"- {note}" for note in notes(document.report))]
     columns = r2_columns(document.report)
     if columns:
         lines += ["", "## R² by column", "", _line(("parameter", "R²", "untrained")), _line(("---",) * 3)]
