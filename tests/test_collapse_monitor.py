@@ -156,3 +156,27 @@ def test_numbers_of_epochs_that_are_not_whole_and_positive_are_refused(every, tm
     ):
         with pytest.raises(ValueError, match=f"`every` must be a positive whole.*Received: every={every}"):
             kind(*inputs, every=every)
+
+
+@pytest.mark.parametrize("pause", [1, 2, 3, 5])
+def test_a_run_that_goes_on_logs_what_an_unbroken_one_does(pause, tmp_path):
+    def run(folder, stop=None):
+        model = dense()
+        model.compile(keras.optimizers.SGD(0.3), "mse")
+        resume, labels = sk.callbacks.Resume(folder), np.arange(32) % 2
+        probe = sk.callbacks.NearestNeighborProbe((X, labels), (X[::-1] + 0.3, labels), every=2)
+        stops = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: setattr(model, "stop_training", epoch + 1 == stop)
+        )
+        monitors = [CollapseMonitor(X, every=3), probe, resume, stops]
+        batches = resume.batches((X, 2 * X[:, 1:]), batch_size=8, seed=0)
+        plan = {"epochs": 7, "initial_epoch": resume.epoch, "shuffle": False, "verbose": 0}
+        history = model.fit(batches, callbacks=monitors, **plan).history
+        return resume.history, history
+
+    unbroken, _ = run(tmp_path / "one")
+    run(tmp_path / "two", stop=pause)
+    resumed, rest = run(tmp_path / "two")
+    assert resumed == unbroken
+    assert rest == {name: values[pause:] for name, values in unbroken.items()}
+    assert len(set(unbroken["backbone_spread"])) == 4

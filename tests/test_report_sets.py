@@ -43,6 +43,44 @@ def test_a_set_whose_only_split_is_a_test_split_is_not_tested_on_itself(mine, tm
     assert len(document.test_labels) == 6
 
 
+def test_of_each_class_some_are_trained_on_and_a_fifth_is_held_out(mine, tmp_path):
+    counts = np.array([10, 15, 2, *[1] * 12])
+    images, labels = RNG.integers(0, 256, (counts.sum(), 8, 8, 3), "uint8"), np.arange(15).repeat(counts)
+    np.savez(tmp_path / "rare.npz", x_train=images, y_train=labels)
+    document = reports.measure(mine, tmp_path / "rare.npz", settings=SETTINGS)
+    np.testing.assert_array_equal(np.bincount(document.test_labels), [2, 3, 1])
+    assert document.report.data == {"train_images": 33, "test_images": 6, "classes": 15}
+
+
+@pytest.mark.parametrize("shapes", [((6, 6), (12, 12)), ((12, 12), (6, 6)), ((6, 12), (6, 6))])
+def test_images_of_both_sets_are_cut_to_size_where_one_is_larger(shapes, mine, tmp_path, monkeypatch):
+    """So a set is never framed in black beside one that is not."""
+    sets = []
+    monkeypatch.setattr(evaluation, "report", lambda model, train, test, *_: sets.extend((train[0], test[0])))
+    for shape, name in zip(shapes, ("train", "test"), strict=True):
+        pixels = np.full((4, *shape), 200 + len(name), "uint8")
+        pixels[:, 0] += np.arange(4, dtype="uint8")[:, None]
+        np.savez(tmp_path / f"{name}.npz", x_train=pixels, y_train=np.arange(4) % 2)
+    reports.measure(mine, tmp_path / "train.npz", tmp_path / "test.npz", SETTINGS)
+    for images in sets:
+        assert images.shape == (4, 8, 8, 3) and images.min() > 190
+
+
+def test_images_of_two_sets_that_fit_are_centred_on_black_unless_one_is_a_folder(mine, tmp_path, monkeypatch):
+    sets = []
+    monkeypatch.setattr(evaluation, "report", lambda model, train, test, *_: sets.extend((train[0], test[0])))
+    for name in ("train", "test"):
+        pixels = RNG.integers(100, 256, (4, 6, 6), "uint8")
+        np.savez(tmp_path / f"{name}.npz", x_train=pixels, y_train=np.arange(4) % 2)
+    reports.measure(mine, tmp_path / "train.npz", tmp_path / "test.npz", SETTINGS)
+    assert all(not images[:, 0].any() and images[:, 1:-1, 1:-1].all() for images in sets)
+    write_images(tmp_path / "photos", "ab")
+    sets.clear()
+    np.savez(tmp_path / "test.npz", x_train=pixels, y_train=np.arange(4) % 2, class_names=["a", "b"])
+    reports.measure(mine, tmp_path / "photos", tmp_path / "test.npz", SETTINGS)
+    assert sets[1][:, 0].all()
+
+
 def test_classes_of_both_splits_go_by_their_names(mine, tmp_path, monkeypatch):
     write_images(tmp_path / "photos" / "train", ("cat", "dog", "horse"))
     write_images(tmp_path / "photos" / "test", ("cat", "horse"))

@@ -4,11 +4,14 @@ import keras
 
 from star_keras.guards.arguments import check_count
 
+RESUMED_LOGS = "resumed_logs"
+
 
 class EveryEpochs(keras.callbacks.Callback):
     """Puts what `_look(epoch)` returns, a dict, into the logs of every epoch.
 
-    It looks after the first epoch, the last and every n-th; epochs between repeat the last values.
+    It looks after the first epoch, the last and every n-th; epochs between repeat the last values. Those of
+    a run that goes on, `Resume` leaves in the parameters that `fit` gives all its callbacks.
     """
 
     def __init__(self, every, batch_size):
@@ -23,6 +26,9 @@ class EveryEpochs(keras.callbacks.Callback):
         if logs is None:
             return
         last = epoch + 1 == self.params.get("epochs")
-        if self._values is None or last or (epoch + 1) % self.every == 0:
+        resumed = self.params.get(RESUMED_LOGS) if self._values is None else None
+        if last or (epoch + 1) % self.every == 0 or (self._values is None and not resumed):
             self._values = self._look(epoch)
-        logs.update(self._values)
+            logs.update(self._values)
+        else:
+            logs.update(self._values or {name: resumed[name] for name in resumed.keys() - logs.keys()})

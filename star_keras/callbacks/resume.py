@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from star_keras import backend
+from star_keras.callbacks.every_epochs import RESUMED_LOGS
 from star_keras.exceptions import NonFiniteError, ResumeError
 from star_keras.files import sync
 from star_keras.guards.arguments import check_count
@@ -111,6 +112,7 @@ class Resume(keras.callbacks.Callback):
         if self.epoch and not self._restored:
             self._restore()
         self._restored = True
+        self.params[RESUMED_LOGS] = {name: values[-1] for name, values in self.history.items()}
 
     def _check_run(self):
         if not self.model.built:

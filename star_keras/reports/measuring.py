@@ -59,15 +59,17 @@ def measure(
 ):
     """Loads a model and images, and takes every measure that applies to them.
 
-    Images smaller than the model takes are centred on black, larger ones shrunk and cut to a square, grey
-    ones repeated in three channels; images of a folder are all brought to the model's size.
+    Where all images, of both sets, fit into the square that the model takes, they are centred on black.
+    Else, and always where one of the sets is a folder, the shorter side of each is brought to the side of
+    that square and what goes beyond it is cut off. Grey images are repeated in three channels.
 
     Args:
         name: of a preset, or a folder with a model.
         data: name of an image set, or a path, as in `data.load`. Defaults to the embedded
             "fashion_mnist".
         test_data: of another set to test on. Defaults to None: the test or validation split of `data`, or
-            where it has neither, a fifth of its images, held out.
+            where it has neither, a fifth of the images of each class, held out; one of each is always
+            trained on.
         settings: `evaluation.ReportSettings`. Defaults to None: its defaults.
         folder: of finished measures, see `evaluation.report`. Defaults to None: none are kept.
         command: that makes the report again. Defaults to "".
@@ -136,22 +138,28 @@ def _facts(name, model):
 
 
 def _image_sets(data, test_data, backbone, on_error):
-    train = _fitting(data, None, backbone, on_error)
-    found = _test_split(data if test_data is None else test_data, backbone, on_error)
+    side, names = backbone.input_shape[1], [data, data if test_data is None else test_data]
+    train, found = _loaded(data, None, side, on_error), _test_split(names[1], side, on_error)
     if found is None and test_data is not None:
-        found = _fitting(test_data, None, backbone, on_error), test_data
-    if found is not None and not np.array_equal(found[0].images, train.images):
-        test, where = found
-        test = _numbered_alike(train, test)
-        return train, test, {"train": _words(data, train), "test": _words(where, test)}
-    order = np.random.default_rng(0).permutation(len(train.labels))
-    held = max(1, round(HELD_OUT * len(order)))
-    test, train = (
-        train._replace(images=train.images[rows], labels=train.labels[rows])
-        for rows in (np.sort(order[:held]), np.sort(order[held:]))
-    )
-    where = f"{data}, a fifth held out (seed 0)"
+        found = _loaded(test_data, None, side, on_error), test_data
+    sets = [train] if found is None else [train, found[0]]
+    train, *others = _in_one_size(sets, side, cut=any(map(_is_folder, names)))
+    if others and not np.array_equal(others[0].images, train.images):
+        test, where = _numbered_alike(train, others[0]), found[1]
+    else:
+        train, test = _held_out(train)
+        where = f"{data}, a fifth held out, by class (seed 0)"
     return train, test, {"train": _words(data, train), "test": _words(where, test)}
+
+
+def _held_out(split):
+    """Those to train on and those to test on: of each class a fifth, but never all."""
+    order, held = np.random.default_rng(0).permutation(len(split.labels)), np.arange(0)
+    for label in np.unique(split.labels):
+        own = order[split.labels[order] == label]
+        held = np.append(held, own[: min(max(1, round(HELD_OUT * len(own))), len(own) - 1)])
+    rows = np.setdiff1d(order, held), np.sort(held)
+    return [split._replace(images=split.images[own], labels=split.labels[own]) for own in rows]
 
 
 def _numbered_alike(train, test):
@@ -169,29 +177,35 @@ def _numbered_alike(train, test):
     return test._replace(labels=np.array([numbers[name] for name in names]), class_names=train.class_names)
 
 
-def _test_split(name, backbone, on_error):
+def _test_split(name, side, on_error):
     """The images to test on and their name, or None where the set has no split for it."""
     for split in TEST_SPLITS:
         try:
-            return _fitting(name, split, backbone, on_error), f"{name}, split {split}"
+            return _loaded(name, split, side, on_error), f"{name}, split {split}"
         except UnknownSplit:
             continue
     return None
 
 
-def _fitting(name, split, backbone, on_error):
-    """A split with the images in the size that the backbone takes."""
-    side = backbone.input_shape[1]
-    is_folder = any(separator in name for separator in {"/", os.sep}) and pathlib.Path(name).is_dir()
-    found = image_sets.load(name, split, size=side if is_folder else None, on_error=on_error)
+def _is_folder(name):
+    return any(separator in name for separator in {"/", os.sep}) and pathlib.Path(name).is_dir()
+
+
+def _loaded(name, split, side, on_error):
+    """A split; photographs of a folder are brought to the size of the backbone one by one."""
+    found = image_sets.load(name, split, size=side if _is_folder(name) else None, on_error=on_error)
     if found.boxes is not None:
         raise ValueError(
             f"A report needs one label an image. Received: {name!r}, a set of boxes for detection."
         )
-    images = found.images
-    if side is not None and (isinstance(images, list) or max(images.shape[1:3]) > side):
-        images = resize(images, side)
-    return found._replace(images=image_sets.to_rgb(images, side))
+    return found
+
+
+def _in_one_size(sets, side, cut):
+    """Splits in the size that the backbone takes: the images of all cut to it, or of all centred on black."""
+    cut = cut or any(max(image.shape[:2]) > (side or np.inf) for split in sets for image in split.images)
+    images = [image_sets.to_rgb(resize(split.images, side if cut else None), side) for split in sets]
+    return [split._replace(images=own) for split, own in zip(sets, images, strict=True)]
 
 
 def _words(where, split):
