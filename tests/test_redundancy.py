@@ -64,6 +64,17 @@ def test_copies_and_constants_add_no_direction():
     np.testing.assert_allclose(found.correlations, canonical_correlation(X, Y).correlations, atol=1e-9)
 
 
+@pytest.mark.parametrize("type_", ["float16", "float32", "float64"])
+def test_columns_that_vary_by_their_rounding_alone_add_no_direction(type_):
+    constant = np.nextafter(np.full((300, 2), 7.3, type_), np.array(np.inf, type_))
+    constant[::3] = np.nextafter(constant[::3], np.array(np.inf, type_))
+    padded = np.concatenate([X.astype(type_), constant], axis=1)
+    assert canonical_correlation(padded, Y).directions == (5, 4)
+    assert canonical_correlation(constant, Y).mean == centered_kernel_alignment(constant, Y) == 0
+    small = X.astype("float32") / 1000 + 1  # a small variation that is more than rounding still counts
+    assert canonical_correlation(small, Y).directions == (5, 4)
+
+
 def test_the_directions_that_were_compared_are_counted():
     wide, narrow = RNG.normal(size=(2000, 128)) + 5, RNG.normal(size=(2000, 3))
     doubled = np.concatenate([narrow, narrow], axis=1)

@@ -106,14 +106,23 @@ def test_p_values_outside_their_range_are_refused():
 @pytest.mark.parametrize(
     ("shift", "verdict", "text"),
     [
-        (2.0, "confirmed", "+2.0 [+2.0, +2.0]"),
-        (-2.0, "not confirmed", "-2.0 [-2.0, -2.0]"),
-        (0.0, "within noise", "+0.0 [+0.0, +0.0]"),
+        (2.0, "confirmed", "+2.0 [+1.9, +2.1]"),
+        (-2.0, "not confirmed", "-2.0 [-2.1, -1.9]"),
+        (0.0, "within noise", "+0.0 [-0.1, +0.1]"),
     ],
 )
 def test_the_verdict_is_that_of_the_interval(shift, verdict, text):
-    found = paired_comparison([1.0, 2.0, 3.0], [1.0 + shift, 2.0 + shift, 3.0 + shift])
+    found = paired_comparison([1.0, 2.0, 3.0], [0.9 + shift, 2.0 + shift, 3.1 + shift])
     assert (found.verdict, f"{found:+.1f}") == (verdict, text)
+
+
+@pytest.mark.parametrize("shift", [0.01, -2.0])
+@pytest.mark.parametrize(("count", "known"), [(2, False), (5, False), (6, True)])
+def test_few_differences_that_do_not_vary_are_no_evidence(shift, count, known):
+    first = np.arange(count) / 10
+    found = paired_comparison(first, first + shift)
+    confirmed = "confirmed" if shift > 0 else "not confirmed"
+    assert found.verdict == (confirmed if known else "within noise") and found.t_half_width == 0
 
 
 def test_an_interval_with_zero_inside_is_noise():

@@ -62,9 +62,8 @@ def canonical_correlation(first, second):
     Reference: Hotelling, Relations between Two Sets of Variates (1936); the floor: Wachter, The Limiting
         Empirical Measure of Multiple Discriminant Ratios (1980); the use: STAR (2025), section 5.
     """
-    precisions = _precision(first), _precision(second)
     first, second = _features(first, second)
-    bases = _basis(first, precisions[0]), _basis(second, precisions[1])
+    bases = _basis(first), _basis(second)
     ranks = tuple(basis.shape[1] for basis in bases)
     if not min(ranks):
         return CanonicalCorrelation(np.zeros(0), 0.0, 0.0, len(first), ranks)
@@ -147,7 +146,11 @@ def centered_kernel_alignment(first, second, debiased=False):
 
 
 def _features(first, second):
-    first, second = np.asarray(first, "float64"), np.asarray(second, "float64")
+    """Both as arrays of floats, in their own precision."""
+    first, second = (
+        array if array.dtype.kind == "f" else array.astype("float64")
+        for array in map(np.asarray, (first, second))
+    )
     if first.ndim != 2 or second.ndim != 2 or len(first) != len(second) or len(first) < 2:
         raise ValueError(
             "`first` and `second` must be (samples, width) matrices of the same two or more samples. "
@@ -159,9 +162,11 @@ def _features(first, second):
 
 
 def _centred(features):
-    """Features of mean 0; what rounding leaves of a constant one is no feature."""
-    centred = features - features.mean(axis=0)
-    constant = np.abs(centred).max(axis=0) <= 1e-12 * np.abs(features).max(axis=0)
+    """Features of mean 0 in float64; what rounding leaves of a constant one is no feature."""
+    exact = features.astype("float64")
+    centred = exact - exact.mean(axis=0)
+    rounding = max(1e-12, 4 * np.finfo(features.dtype).eps)
+    constant = np.abs(centred).max(axis=0) <= rounding * np.abs(exact).max(axis=0)
     return np.where(constant, 0.0, centred)
 
 
@@ -179,15 +184,10 @@ def _debiased_alignment(first, second):
     return float(dependence(first, second) / np.sqrt(scale)) if scale > 0 else 0.0
 
 
-def _precision(features):
-    """How exactly singular values of such features are known, relative to the largest."""
-    features = np.asarray(features)
-    exact = features.dtype.kind != "f" or features.dtype.itemsize > 4
-    return 1e-10 if exact else np.finfo(features.dtype).eps * np.sqrt(max(len(features), 1))
-
-
-def _basis(features, precision):
+def _basis(features):
     """Orthonormal columns that span the centred features, each scaled alike first."""
+    exact = features.dtype.itemsize > 4
+    precision = 1e-10 if exact else np.finfo(features.dtype).eps * np.sqrt(len(features))
     centred = _centred(features)
     lengths = np.linalg.norm(centred, axis=0)
     left, values, _ = np.linalg.svd(centred / np.where(lengths > 0, lengths, 1), full_matrices=False)

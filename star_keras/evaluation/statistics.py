@@ -35,7 +35,10 @@ class PairedComparison(typing.NamedTuple):
     @property
     def verdict(self):
         """Whether the second scores higher: "confirmed", or "not confirmed" where it scores lower, as far
-        as both intervals tell; else "within noise"."""
+        as both intervals tell; else "within noise", also where fewer than six differences do not vary at
+        all, from which no interval can be told."""
+        if self.count < _PAIRS and not self.t_half_width:
+            return "within noise"
         if self.low > 0 and self.mean > self.t_half_width:
             return "confirmed"
         return "not confirmed" if self.high < 0 and -self.mean > self.t_half_width else "within noise"
@@ -82,11 +85,12 @@ def paired_comparison(first, second, resamples=10_000, seed=0):
     drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
     low, high = np.percentile(differences[drawn].mean(axis=1), (2.5, 97.5))
     stats = needed("scipy.stats", "Tests of significance need SciPy", "eval")
-    half_width = stats.t.ppf(0.975, count - 1) * differences.std(ddof=1) / np.sqrt(count)
+    vary = np.ptp(differences) > 0
+    half_width = stats.t.ppf(0.975, count - 1) * differences.std(ddof=1) / np.sqrt(count) if vary else 0.0
     wilcoxon_p = t_p = float("nan")
     if count >= _PAIRS and differences.any():
         wilcoxon_p = float(stats.wilcoxon(differences).pvalue)
-    if count >= _PAIRS and np.ptp(differences):
+    if count >= _PAIRS and vary:
         t_p = float(stats.ttest_1samp(differences, 0).pvalue)
     return PairedComparison(mean, float(low), float(high), float(half_width), wilcoxon_p, t_p, count)
 
