@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from _arrays import array
 from keras import ops
 
 from star_keras import groups
@@ -77,10 +78,6 @@ def sample(setting, batch=3, dtype="float64"):
     if group.vocabulary:
         return rng(1).integers(0, group.vocabulary, (batch, *shape))
     return rng(1).normal(size=(batch, *shape)).astype(dtype)
-
-
-def array(tensor):
-    return ops.convert_to_numpy(tensor)
 
 
 def classifier(shape=(4, 4, 2), **kwargs):

@@ -1,8 +1,8 @@
 """A small vocabulary, groups that exchange its words, and language models of it."""
 
-import keras
 import numpy as np
 import pytest
+from _arrays import array
 
 import star_keras as sk
 from star_keras.applications import language
@@ -20,10 +20,6 @@ RNG = np.random.default_rng(0)
 TEXTS = RNG.integers(0, TOKENIZER.size, (4, 6)).astype("int32")
 
 each_group = pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
-
-
-def array(tensor):
-    return keras.ops.convert_to_numpy(tensor)
 
 
 def small_gpt(dtype="float32", **options):

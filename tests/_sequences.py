@@ -3,7 +3,7 @@
 import h5py
 import numpy as np
 import pytest
-from keras import ops
+from _arrays import array
 
 import star_keras as sk
 from star_keras.applications.scan import task_group
@@ -43,10 +43,6 @@ def equivariant(order=4, weighting="mean", combine="step", end_bias=END_BIAS, **
         for variable in model.score.variables:
             variable.assign(np.random.default_rng(2).normal(0, 1.5, variable.shape))
     return model
-
-
-def array(x):
-    return ops.convert_to_numpy(x)
 
 
 def log_softmax(logits):

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from _arrays import array
 from _equitune import (
     WEIGHTINGS,
-    array,
     classifier,
     each_setting,
     each_weighting,

@@ -5,7 +5,8 @@ import re
 import keras
 import numpy as np
 import pytest
-from _equitune import S3, SETTINGS, SHIFTS, Counting, array, classifier, network, rng, sample, wrap
+from _arrays import array
+from _equitune import S3, SETTINGS, SHIFTS, Counting, classifier, network, rng, sample, wrap
 from keras import ops
 
 from star_keras import groups

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from _arrays import array
 from _sequences import (
     ACTIONS,
     CELLS,
@@ -17,7 +18,6 @@ from _sequences import (
     METHODS,
     ORDERS,
     WORDS,
-    array,
     equivariant,
     log_softmax,
     names,

@@ -5,7 +5,8 @@ import types
 
 import numpy as np
 import pytest
-from _language import GROUPS, MOVED, TOKENIZER, Bigrams, about, array, equizero, goodness, small_gpt
+from _arrays import array
+from _language import GROUPS, MOVED, TOKENIZER, Bigrams, about, equizero, goodness, small_gpt
 
 import star_keras as sk
 from star_keras.applications import language

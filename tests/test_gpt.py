@@ -4,7 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from _language import RANKS, RNG, TEXTS, TOKENIZER, array, small_gpt
+from _arrays import array
+from _language import RANKS, RNG, TEXTS, TOKENIZER, small_gpt
 from keras import ops
 
 import star_keras as sk

@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from _arrays import array
 from keras import ops
 
 from star_keras import groups
@@ -51,10 +52,6 @@ each_group = pytest.mark.parametrize("group", GROUPS, ids=repr)
 
 def sample(group, batch=2):
     return RNG.normal(size=(batch, *GROUPS[group])).astype("float32")
-
-
-def array(tensor):
-    return ops.convert_to_numpy(tensor)
 
 
 # --- laws -----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+from _arrays import array
 from _language import (
     GROUPS,
     MOVED,
@@ -15,7 +16,6 @@ from _language import (
     TOKENIZER,
     Bigrams,
     about,
-    array,
     each_group,
     equizero,
     small_gpt,

@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from _equitune import array, classifier, sample
+from _arrays import array
+from _equitune import classifier, sample
 from keras import ops
 
 from star_keras import groups

@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from _equitune import S3, Counting, array, network, rng, sample, wrap
+from _arrays import array
+from _equitune import S3, Counting, network, rng, sample, wrap
 from keras import ops
 
 from star_keras import groups

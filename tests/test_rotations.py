@@ -3,16 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from keras import ops
+from _arrays import array
 
 from star_keras import groups
 from star_keras.exceptions import ShapeError
 
 RNG = np.random.default_rng(0)
-
-
-def array(tensor):
-    return ops.convert_to_numpy(tensor)
 
 
 @pytest.mark.fault(53)

@@ -5,7 +5,8 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from _equitune import Counting, array, rng, sample, wrap
+from _arrays import array
+from _equitune import Counting, rng, sample, wrap
 
 from star_keras import groups
 from star_keras.layers import EquiTune

@@ -5,7 +5,8 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from _sequences import METHODS, ORDERS, array, equivariant, random_model
+from _arrays import array
+from _sequences import METHODS, ORDERS, equivariant, random_model
 
 import star_keras as sk
 from star_keras.applications.scan import Batches, Translator, cross_entropy, task_group, train, word_group

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from _sequences import ACTIONS, CELLS, COMMANDS, INPUTS, array, equivariant, names, random_model
+from _arrays import array
+from _sequences import ACTIONS, CELLS, COMMANDS, INPUTS, equivariant, names, random_model
 
 import star_keras as sk
 from star_keras.exceptions import ConfigError, ShapeError
