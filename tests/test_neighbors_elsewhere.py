@@ -1,29 +1,13 @@
 """The soft nearest neighbour loss in other processes: its memory, two replicas, the other backends."""
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from _elsewhere import MEMORY, TWO_CPUS, reads_memory, run_elsewhere
 from _neighbors import CASES, DISTANCES, TEMPERATURES, assert_like_naive, naive
 
-HERE = str(Path(__file__).parent)
-
-
-def run_script(script, *arguments, **environment):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore", **environment}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (HERE, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
-
-
-MEMORY = """
-import re, sys
+GRADIENT = """
 import numpy as np
 import tensorflow as tf
 from star_keras.losses import SoftNearestNeighbor
@@ -35,34 +19,24 @@ def gradient(labels, embeddings):
         loss = SoftNearestNeighbor()(labels, embeddings)
     return tape.gradient(loss, embeddings)
 
-def kilobytes(name):
-    return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])
-
 rng = np.random.default_rng(0)
 embeddings = tf.constant(rng.normal(size=(8192, 128)).astype("float32"))
 labels = tf.constant(rng.integers(0, 10, 8192).astype("int32"))
 gradient(labels[:64], embeddings[:64])
-before = kilobytes("VmRSS")
-gradient(labels, embeddings)
-print((kilobytes("VmHWM") - before) / 1024)
+print(megabytes_of(lambda: gradient(labels, embeddings)))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads memory from /proc")
+@reads_memory
 def test_8192_rows_need_no_more_than_100_megabytes():
     # One matrix of distances would be 268 MB.
-    assert float(run_script(MEMORY)) <= 100
+    assert float(run_elsewhere(MEMORY + GRADIENT)) <= 100
 
 
 REPLICAS = """
 import sys
 import numpy as np
-import tensorflow as tf
-
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
 import keras
 from _neighbors import CASES
 from star_keras import losses, training
@@ -121,7 +95,7 @@ np.savez(sys.argv[1], **results)
 
 @pytest.mark.slow
 def test_two_replicas_equal_one_with_the_global_batch(tmp_path):
-    run_script(REPLICAS, tmp_path / "results.npz")
+    run_elsewhere(TWO_CPUS + REPLICAS, tmp_path / "results.npz")
     results = np.load(tmp_path / "results.npz")
     labels, embeddings = CASES["random"]
     for share, distance in itertools.product((11, 20), DISTANCES):
@@ -195,8 +169,7 @@ np.savez(sys.argv[1], **results)
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_agree_with_the_naive_float64_matrices(backend, tmp_path):
-    pytest.importorskip(backend)
-    run_script(BACKENDS, tmp_path / "results.npz", KERAS_BACKEND=backend, JAX_PLATFORMS="cpu")
+    run_elsewhere(BACKENDS, tmp_path / "results.npz", backend=backend)
     results = np.load(tmp_path / "results.npz")
 
     def found(name):

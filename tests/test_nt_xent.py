@@ -1,13 +1,11 @@
 """Laws of NT-Xent: closed forms, a naive float64 version, finite everywhere, one loss over replicas."""
 
 import json
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
+from _elsewhere import MEMORY, TWO_CPUS, reads_memory, run_elsewhere
 
 from star_keras.losses import NTXent, nt_xent
 
@@ -248,17 +246,7 @@ def test_configuration_is_what_was_passed():
     assert type(copy) is NTXent and copy.get_config() == loss.get_config()
 
 
-def run_script(script, *arguments, **environment):
-    result = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
-
-
-MEMORY = """
-import re
+GRADIENTS = """
 import numpy as np
 import tensorflow as tf
 from star_keras.losses import NTXent
@@ -270,32 +258,22 @@ def gradients(targets, predictions):
         loss = NTXent()(targets, predictions)
     return tape.gradient(loss, [targets, predictions])
 
-def kilobytes(name):
-    return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])
-
 sides = tf.constant(np.random.default_rng(0).normal(size=(2, 4096, 128)).astype("float32"))
 gradients(sides[0, :64], sides[1, :64])
-before = kilobytes("VmRSS")
-gradients(sides[0], sides[1])
-print((kilobytes("VmHWM") - before) / 1024)
+print(megabytes_of(lambda: gradients(sides[0], sides[1])))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads memory from /proc")
+@reads_memory
 def test_4096_pairs_need_no_more_than_100_megabytes():
     # One matrix of similarities would be 256 MB.
-    assert float(run_script(MEMORY)) <= 100
+    assert float(run_elsewhere(MEMORY + GRADIENTS)) <= 100
 
 
 REPLICAS = """
 import sys
 import numpy as np
-import tensorflow as tf
-
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
 from star_keras import losses
 from star_keras.losses import nt_xent
 
@@ -333,7 +311,7 @@ np.savez(sys.argv[1], **results)
 
 @pytest.mark.slow
 def test_two_replicas_equal_one_with_the_global_batch(tmp_path):
-    run_script(REPLICAS, tmp_path / "results.npz")
+    run_elsewhere(TWO_CPUS + REPLICAS, tmp_path / "results.npz")
     results = np.load(tmp_path / "results.npz")
     cases = {"even": (12, 0.2), "uneven": (11, 0.2), "blocks": (17, 0.2), "cold": (17, 1e-3), "one": (2, 0.2)}
     cases |= {"empty": (4, 0.2), "lone": (1, 0.2)}
@@ -383,8 +361,7 @@ np.savez(sys.argv[1], **results)
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_compute_the_same(backend, tmp_path, monkeypatch):
-    pytest.importorskip(backend)
-    run_script(BACKENDS, tmp_path / "results.npz", json.dumps(OTHER_CASES), KERAS_BACKEND=backend)
+    run_elsewhere(BACKENDS, tmp_path / "results.npz", json.dumps(OTHER_CASES), backend=backend)
     results = np.load(tmp_path / "results.npz")
     for index, (n, temperature, block) in enumerate(OTHER_CASES):
         monkeypatch.setattr(nt_xent, "BLOCK_SIZE", block)
