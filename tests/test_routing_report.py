@@ -30,6 +30,13 @@ def test_gates_ratios_and_entropies_are_those_of_the_routes():
     assert report.samples == 30
 
 
+def test_a_report_is_read_from_its_dict_which_may_hold_more():
+    report = routing_report(layer(), FEATURES)
+    again = sk.evaluation.RoutingReport.from_dict({**report.to_dict(), "seed": 3})
+    assert again.to_dict() == report.to_dict() and again.order == report.order
+    np.testing.assert_array_equal(again.gates["invariant"], report.gates["invariant"])
+
+
 def test_roles_run_from_the_first_task_over_shared_experts_to_the_last():
     means = np.array([[0.50, 0.01, 0.2, 0.001, 0.289], [0.02, 0.60, 0.2, 0.002, 0.178]])
     ratios, roles, order = routing._roles(list(TASKS), means)

@@ -18,9 +18,17 @@ ResNet-18, heads of 512 as in the recipe star-resnet18, and the first 40,000 ima
 Every run is a line of results/comparison.jsonl, detectors of comparison_detection.jsonl; with --full both
 begin with comparison_full. The same command goes on where it stopped, within a run too, prints tables and
 verdicts of what is there, and draws them. Correlations are canonical, mean of all directions, as a share of
-what lies between chance (0) and equality (1). Each of the paper's orderings gets one verdict: confirmed where
-all differences that decide it, which comparison_report.py names, are. With three seeds a bootstrap interval
-reaches from the least to the greatest difference, so that a verdict asks Student's interval, too.
+what lies between chance (0) and equality (1).
+
+Correlations of tasks tell of structure, too. With heads of 64 units and embeddings of 128 the shared expert
+of STAR-SS gives both embeddings 64 common directions, whatever is learned. Separate heads have 64 directions,
+STAR has 128, so that their shares are comparable only at 0 and 1. So pairs are compared by it among numbers
+of experts alone; and random experts under random routers correlate less the more of them there are, which is
+printed and drawn beside.
+
+Each of the paper's orderings gets one verdict, once all seeds are there: confirmed where all differences that
+decide it, which comparison_report.py names, are. With three seeds a bootstrap interval reaches from the least
+to the greatest difference, so that a verdict asks Student's interval, too.
 """
 
 import functools
@@ -78,8 +86,13 @@ def run(
         if row["method"] in DETECTED
     ]
     path_of_detectors = sk.recipes.results_file(results, f"{stem}_detection", smoke)
-    detected = sk.recipes.sweep(Detection(experiment), detectors, path_of_detectors, left() if detect else 0)
-    comparison_report.tell(rows, detected, plan["sets"], path.with_suffix(""))
+    detection_of = Detection(experiment)
+    detected = sk.recipes.sweep(detection_of, detectors, path_of_detectors, minutes=0)
+    if detect:
+        done = [run for run in detectors if any(run.items() <= row.items() for row in detected)]
+        ready = [run for run in detectors if run in done or detection_of.has_backbone(**run)]
+        detected = sk.recipes.sweep(detection_of, ready, path_of_detectors, left())
+    comparison_report.tell(rows, detected, plan, path.with_suffix(""), experiment.width)
     return rows
 
 
@@ -185,11 +198,14 @@ class Experiment:
             found |= _chosen(by_predictor["own"], own)
         if num_experts > 1:
             tasks = measured["task_correlation"][0]
-            found |= {"tasks": above_chance(tasks), "raw": {"tasks": [tasks["mean"], tasks["floor"]]}}
+            found |= {
+                "tasks": comparison_report.above_chance(tasks),
+                "raw": {"tasks": [tasks["mean"], tasks["floor"]]},
+            }
         if num_experts > 1 and routing == "learned":
             # Experts of other methods belong to a task, so that they only say again what tasks say.
             experts, routed = measured["expert_correlation"][0], measured["routing"][0]
-            found["experts"] = above_chance(experts)
+            found["experts"] = comparison_report.above_chance(experts)
             found["raw"]["experts"] = [experts["mean"], experts["floor"]]
             found["expert_matrix"] = np.round(experts["matrix"], 3).tolist()
             names = ("gates", "ratios", "roles", "order", "entropies", "samples")
@@ -223,17 +239,26 @@ class Detection:
     def cells(self):
         return detection.Experiment(self.experiment.smoke)
 
+    def has_backbone(self, method, seed, precision, rate):
+        """Whether the run's folder has one; if not, says so."""
+        folder = self._folder(method, seed, precision)
+        if not folder.is_dir():
+            full = "" if self.experiment.network == "resnet20" else " --full"
+            print(
+                f"No detector of {method!r}, seed {seed}: there is no backbone in {folder}. Trains it again: "
+                f"python examples/evidence/comparison.py --precision {precision}{full} --results NEW_FOLDER"
+            )
+        return folder.is_dir()
+
+    def _folder(self, method, seed, precision):
+        return self.experiment.folder_of(method, seed, precision) / "backbone"
+
     def __call__(self, method, seed, precision, rate):
         keras.config.set_dtype_policy("float32")
-        folder = self.experiment.folder_of(method, seed, precision) / "backbone"
+        folder = self._folder(method, seed, precision)
         size = {"input_shape": self.cells.splits["train"][0].shape[1:], "stem": "strided"}
         backbone = sk.models.load(folder, dtype="float32", **size)
         return self.cells.measured(backbone, rate, seed, "test")
-
-
-def above_chance(found):
-    """0 for independent embeddings, 1 for equal spaces, whatever the number of directions."""
-    return (found["mean"] - found["floor"]) / (1 - found["floor"])
 
 
 def _chosen(run, names):

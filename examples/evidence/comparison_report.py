@@ -1,5 +1,6 @@
 """What the runs of comparison.py show: tables, a verdict on every ordering of the paper, pictures."""
 
+import keras
 import numpy as np
 
 import star_keras as sk
@@ -40,21 +41,27 @@ OWN = {
 }
 DETECTION = {"ap": ("AP of cells, %", 100, 1), "ap50": ("AP50", 100, 1), "ap75": ("AP75", 100, 1)}
 TOLD = MEASURES | OWN | DETECTION
+# Compared only where structure is the same, see comparison.py.
+OF_STRUCTURE = "tasks"
 LESS_IS_BETTER = ("error", "tasks", "experts", "own_error")
 NEAR = 0.2
 
 
-def tell(rows, detected, sets, stem):
-    """Prints and draws what there is of the runs, those of detection in rows of their own."""
+def tell(rows, detected, plan, stem, width=64):
+    """Prints and draws what there is of the planned runs, those of detection in rows of their own."""
     print_table(rows, MEASURES, values)
     print_table(rows, OWN, values)
-    titles = {name: (f"{name}, %", 100, 1) for name in sets}
+    titles = {name: (f"{name}, %", 100, 1) for name in plan["sets"]}
     print_table(rows, titles, lambda rows, method, name: [row[name] for row in values(rows, method, "sets")])
     if detected:
         print_table(detected, DETECTION, values)
-    print_orderings(orderings(rows, detected))
+    print_orderings(orderings(rows, detected), plan["seeds"])
     print_pairs(rows)
-    draw(rows, stem)
+    untrained = untrained_tasks(width, plan["seeds"])
+    print("\ncorrelation of tasks of random experts and routers, nothing trained, on normal features")
+    for title, found in zip(ROUTED, untrained, strict=True):
+        print(f"- {TITLES[title]}: {sk.recipes.mean_and_deviation(found, '.3f')}")
+    draw(rows, stem, untrained)
 
 
 def values(rows, method, measure):
@@ -72,10 +79,10 @@ def print_table(rows, titles, values_of):
             for name, (_, factor, digits) in titles.items()
         ]
         print(f"| {TITLES[method]} | " + " | ".join(cells) + " |")
-    floors = {name: value for row in rows for name, value in row.get("floors", {}).items() if name in titles}
-    if floors:
+    floors = {name: [row["floors"][name] for row in rows if name in row.get("floors", {})] for name in titles}
+    if any(floors.values()):
         cells = [
-            f"{factor * floors[name]:.{digits}f}" if name in floors else "–"
+            f"{factor * np.mean(floors[name]):.{digits}f}" if floors[name] else "–"
             for name, (_, factor, digits) in titles.items()
         ]
         print("| chance | " + " | ".join(cells) + " |")
@@ -151,20 +158,23 @@ def roles(rows):
     }
 
 
-def print_orderings(found):
-    """One verdict an ordering: confirmed where all that decides it is, not confirmed where any is not."""
+def print_orderings(found, seeds):
+    """One verdict an ordering: confirmed where all that decides it is, not confirmed where any is not.
+
+    None where a planned seed is missing in what decides it.
+    """
     for ordering, deciding in found.items():
         compared = {
-            told: (sk.evaluation.paired_comparison(np.zeros(len(seeds)), seeds), digits)
-            for told, (seeds, digits) in deciding.items()
-            if len(seeds) > 1
+            told: (sk.evaluation.paired_comparison(np.zeros(len(differences)), differences), digits)
+            for told, (differences, digits) in deciding.items()
+            if len(differences) > 1
         }
         verdicts = {comparison.verdict for comparison, _ in compared.values()}
         weakest = next((one for one in ("not confirmed", "within noise") if one in verdicts), "confirmed")
-        verdict = weakest if len(compared) == len(deciding) else "not judged, runs are missing"
-        print(f"\n{ordering}: {verdict}")
+        whole = len(seeds) > 1 and all(len(differences) == len(seeds) for differences, _ in deciding.values())
+        print(f"\n{ordering}: {weakest if whole else 'not judged, runs are missing'}")
         for told, (comparison, digits) in compared.items():
-            print(f"- {told}: {comparison:+.{digits}f}, {comparison.verdict}")
+            print(f"- {told}: {comparison:+.{digits}f}, n={comparison.count} seeds, {comparison.verdict}")
 
 
 def print_pairs(rows):
@@ -172,13 +182,16 @@ def print_pairs(rows):
     for higher, lower in PAIRS:
         print(f"\n{TITLES[higher]} beside {TITLES[lower]}")
         judged = {
-            title: (gap(rows, name, higher, lower), digits) for name, (title, _, digits) in MEASURES.items()
+            title: (gap(rows, name, higher, lower), digits, "seeds")
+            for name, (title, _, digits) in MEASURES.items()
+            if name != OF_STRUCTURE or {higher, lower} <= ROUTED.keys()
         }
-        judged["other sets, each of them"] = gaps_of_sets(rows, higher, lower), 1
-        for title, (differences, digits) in judged.items():
+        if by_seed(rows, "sets", higher, lower).shape[1] > 1:
+            judged["other sets, %, over sets"] = gaps_of_sets(rows, higher, lower), 1, "sets"
+        for title, (differences, digits, of) in judged.items():
             if len(differences) > 1:
                 found = sk.evaluation.paired_comparison(np.zeros(len(differences)), differences)
-                print(f"- {title}: better by {found:+.{digits}f}, {found.verdict}")
+                print(f"- {title}: better by {found:+.{digits}f}, n={found.count} {of}, {found.verdict}")
     for row in rows:
         if "routing" in row:
             ratios = np.sort(row["routing"]["ratios"]).round(2).tolist()
@@ -188,37 +201,61 @@ def print_pairs(rows):
 def gaps_of_sets(rows, higher, lower):
     """By how much the first of two methods is better on each set, in the mean of the seeds."""
     pairs = by_seed(rows, "sets", higher, lower).T
-    names = pairs[0, 0] if len(pairs) else ()
-    return 100 * np.array([np.mean([above[name] - below[name] for above, below in pairs]) for name in names])
+    return 100 * np.array(
+        [np.mean([above[name] - below[name] for above, below in pairs]) for name in pairs[0, 0]]
+    )
 
 
-def draw(rows, stem):
+def untrained_tasks(width, seeds):
+    """Above chance, `(numbers of experts, seeds)`: how tasks correlate that no training has told apart."""
+
+    def correlation(num_experts, seed):
+        keras.utils.set_random_seed(seed)
+        tasks, hidden = ("invariant", "equivariant"), (width, width)
+        experts = sk.layers.RoutedExperts(128, num_experts, tasks, hidden, dtype="float32")
+        features = np.random.default_rng(seed).normal(size=(2000, width)).astype("float32")
+        embeddings = experts(features, training=True).values()  # with the statistics of these features
+        found = sk.evaluation.canonical_correlation(*map(keras.ops.convert_to_numpy, embeddings))
+        return above_chance(found.to_dict())
+
+    return [[correlation(number, seed) for seed in seeds] for number in ROUTED.values()]
+
+
+def above_chance(found):
+    """0 for independent embeddings, 1 for equal spaces; between, comparable for as many directions."""
+    return (found["mean"] - found["floor"]) / (1 - found["floor"])
+
+
+def draw(rows, stem, untrained):
     """Accuracy and correlation over experts, what two spaces take for alike, experts and who uses them."""
     runs = {method: values(rows, method, "transfer") for method in ROUTED}
     if min(map(len, runs.values())) > 1 and len(set(map(len, runs.values()))) == 1:
-        save(over_experts(rows), stem, "experts")
+        save(over_experts(rows, untrained), stem, "experts")
     first = {row["method"]: row for row in rows if row["seed"] == 0}
     spaces = {method: first[method]["neighbors"] for method in ("simclr", "equivariance") if method in first}
     if len(spaces) > 1:
         save(retrieval(spaces), stem, "neighbors")
     if STAR in first:
         row = first[STAR]
-        routing = {task: np.array(gates) for task, gates in row["routing"]["gates"].items()}
-        report = sk.evaluation.RoutingReport(**row["routing"] | {"gates": routing})
+        report = sk.evaluation.RoutingReport.from_dict(row["routing"])
         save(sk.plots.routing(report), stem, "routing")
         matrices = {f"{TITLES[STAR]}, seed 0": row["expert_matrix"]}
         floor = row["raw"]["experts"][1]
         save(sk.plots.correlations(matrices, floor=floor, order=report.order), stem, "matrix")
 
 
-def over_experts(rows):
-    titles = {"transfer": "probes of other sets, %", "tasks": "correlation of both embeddings"}
+def over_experts(rows, untrained):
+    titles = {
+        "transfer": "probes of other sets, %",
+        "tasks": "correlation of both embeddings, share above chance",
+    }
     panels, marks = {}, {}
     for measure, title in titles.items():
         factor = MEASURES[measure][1]
         panels[title] = {"STAR": [factor * np.array(values(rows, method, measure)) for method in ROUTED]}
-        others = {TITLES[name]: values(rows, name, measure) for name in ("simclr", "separate")}
-        marks[title] = {name: factor * np.mean(found) for name, found in others.items() if found}
+    panels[titles["tasks"]]["nothing trained"] = untrained
+    others = {TITLES[name]: values(rows, name, "transfer") for name in ("simclr", "separate")}
+    marks[titles["transfer"]] = {name: 100 * np.mean(found) for name, found in others.items() if found}
     return sk.plots.over_experts(panels, list(ROUTED.values()), marks)
 
 

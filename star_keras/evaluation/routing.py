@@ -44,6 +44,14 @@ class RoutingReport:
             "ratios": self.ratios.tolist(),
         }
 
+    @classmethod
+    def from_dict(cls, fields):
+        """The report that `to_dict` gave; entries that are not of it, such as a seed, are passed over."""
+        known = {field.name: fields[field.name] for field in dataclasses.fields(cls)}
+        gates = {task: np.asarray(values) for task, values in known["gates"].items()}
+        lists = {name: tuple(known[name]) for name in ("roles", "order")}
+        return cls(**known | lists | {"gates": gates, "ratios": np.asarray(known["ratios"])})
+
 
 def routing_report(model, inputs, batch_size=256, verbose="auto"):
     """Mean gates of every expert for each task, and the roles that follow from them.

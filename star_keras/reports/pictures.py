@@ -26,15 +26,7 @@ def thumbnail(image):
 
 def routing_bars(run):
     """The gates of a routing run as bars, a PNG."""
-    report = RoutingReport(
-        gates=run["gates"],
-        ratios=np.asarray(run["ratios"]),
-        roles=tuple(run["roles"]),
-        order=tuple(run["order"]),
-        entropies=run["entropies"],
-        samples=run["samples"],
-    )
-    return _drawn(plots.routing(report), 5.2, 3.6)
+    return _drawn(plots.routing(RoutingReport.from_dict(run)), 5.2, 3.6)
 
 
 def heat_map(run, title, names="expert", order=None):
