@@ -93,8 +93,8 @@ def test_small_classes_are_left_out_and_short_ones_drawn_again():
     "change, message",
     [
         ({"features": np.where(FEATURES > 3, np.nan, FEATURES)}, "`features` must be finite"),
-        ({"labels": LABELS[:-1]}, "`labels` must be 140 integers"),
-        ({"labels": LABELS / 2}, "`labels` must be 140 integers"),
+        ({"labels": LABELS[:-1]}, "`labels` must be 140 whole numbers"),
+        ({"labels": LABELS / 2}, "`labels` must be 140 whole numbers"),
         ({"labels": np.zeros(140, int)}, "ways=5 classes with more than shots=1 images. Received: 1 such"),
         ({"shots": 20}, "more than shots=20 images. Received: 0 such classes of 7"),
         ({"ways": 1}, "`ways` must be a whole number of at least 2. Received: ways=1"),

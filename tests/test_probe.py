@@ -194,11 +194,11 @@ def test_an_unknown_metric_is_refused_before_anything_is_fitted(probe, monkeypat
 @pytest.mark.parametrize(
     "broken, message",
     [
-        ((FEATURES[:10], LABELS, TEST_FEATURES, TEST_LABELS), "120 integers|10 integers"),
+        ((FEATURES[:10], LABELS, TEST_FEATURES, TEST_LABELS), "must be 10 whole numbers of shape"),
         ((FEATURES, LABELS, TEST_FEATURES[:, :4], TEST_LABELS), "columns"),
         ((FEATURES, LABELS * 0, TEST_FEATURES, TEST_LABELS * 0), "at least two classes"),
         ((FEATURES, LABELS, TEST_FEATURES, TEST_LABELS + 2), "occur in"),
-        ((FEATURES, LABELS / 1.0, TEST_FEATURES, TEST_LABELS), "integers"),
+        ((FEATURES, LABELS / 1.0, TEST_FEATURES, TEST_LABELS), "whole numbers .* type float64"),
         ((FEATURES[:0], LABELS[:0], TEST_FEATURES, TEST_LABELS), "with at least 1 rows"),
         ((FEATURES.astype(str), LABELS, TEST_FEATURES, TEST_LABELS), "must be numbers. Received: type <U"),
         ((FEATURES, LABELS, TEST_FEATURES.astype(object), TEST_LABELS), "numbers. Received: type object"),

@@ -3,12 +3,11 @@
 import warnings
 
 import numpy as np
-from keras import ops
 
 from star_keras import evaluation
 from star_keras.callbacks.every_epochs import EveryEpochs
 from star_keras.callbacks.probes import watched
-from star_keras.exceptions import NonFiniteError
+from star_keras.evaluation.embeddings import in_batches
 
 
 class CollapseMonitor(EveryEpochs):
@@ -82,18 +81,8 @@ class CollapseMonitor(EveryEpochs):
         found, projector = {"backbone": features}, getattr(self.model, "projector", None)
         if projector is None:
             return found
-        batches = np.array_split(features, range(self.batch_size, len(features), self.batch_size))
-        outputs = [projector(batch, training=False) for batch in batches]
-        outputs = [output if isinstance(output, dict) else {"embedding": output} for output in outputs]
-        for space in outputs[0]:
-            rows = [ops.convert_to_numpy(ops.cast(output[space], "float32")) for output in outputs]
-            found[space] = np.concatenate(rows)
-            if not np.isfinite(found[space]).all():
-                raise NonFiniteError(
-                    f"Embeddings must be finite. Received: NaN or infinity in {space!r}. Lower the learning "
-                    "rate, or compute in float32."
-                )
-        return found
+        spaces = in_batches(lambda rows: projector(rows, training=False), self.batch_size, features)
+        return found | (spaces if isinstance(spaces, dict) else {"embedding": spaces})
 
 
 def _are_probabilities(rows):

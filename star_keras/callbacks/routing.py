@@ -114,11 +114,12 @@ def _find_experts(model, images):
 def _one_for_each(images, labels):
     """Labels in one axis, if there is one for each image."""
     lengths = {len(part) for part in keras.tree.flatten(images) if len(getattr(part, "shape", ()))}
-    if not labels.ndim or labels.shape[1:] not in ((), (1,)) or lengths - {labels.size}:
+    alike = labels.ndim and labels.shape[1:] in ((), (1,)) and not lengths - {labels.size}
+    if not alike or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             "`labels` must be whole numbers of shape (n,) or (n, 1), one for each image. Received: `labels` "
-            f"of shape {labels.shape} for {' or '.join(map(str, sorted(lengths))) or 'some'} images. Take "
-            "the argmax of one-hot labels."
+            f"of shape {labels.shape} and type {labels.dtype} for "
+            f"{' or '.join(map(str, sorted(lengths))) or 'some'} images. Take the argmax of one-hot labels."
         )
     return labels.reshape(-1)
 

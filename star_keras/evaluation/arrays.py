@@ -19,6 +19,21 @@ def filled_rows(name, rows, minimum=1):
     return rows
 
 
+def whole_labels(name, labels, count):
+    """Labels `(count,)` or `(count, 1)` as an int64 array `(count,)`.
+
+    Raises:
+        ValueError: if they are not whole numbers, or not as many; the message calls them by `name`.
+    """
+    labels = np.asarray(labels)
+    if labels.shape not in ((count,), (count, 1)) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"`{name}` must be {count} whole numbers of shape (n,) or (n, 1), one for each row. "
+            f"Received: shape {labels.shape}, type {labels.dtype}"
+        )
+    return labels.reshape(-1).astype("int64")
+
+
 def refuse_not_finite(name, rows):
     """Raises a ValueError that counts the entries of the first axis with NaN or infinity."""
     if not np.issubdtype(rows.dtype, np.number):

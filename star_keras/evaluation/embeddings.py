@@ -45,16 +45,16 @@ def extract_embeddings(model, images, space="backbone", batch_size=256, verbose=
 
 
 def in_batches(function, batch_size, *arrays, part="projector"):
-    """A function of rows, applied to some at a time: its outputs as one finite float32 array.
+    """A function of rows, applied to some at a time: its outputs, or each of them, as a finite float32 array.
 
     Where they are not finite, the weights of `part` are to be looked at.
     """
     parts = []
     for start in range(0, len(arrays[0]), batch_size):
-        rows = [array[start : start + batch_size] for array in arrays]
-        parts.append(ops.convert_to_numpy(ops.cast(function(*rows), "float32")))
-    outputs = np.concatenate(parts)
-    if not np.isfinite(outputs).all():
+        found = function(*(array[start : start + batch_size] for array in arrays))
+        parts.append(keras.tree.map_structure(lambda x: ops.convert_to_numpy(ops.cast(x, "float32")), found))
+    outputs = keras.tree.map_structure(lambda *rows: np.concatenate(rows), *parts)
+    if not all(np.isfinite(rows).all() for rows in keras.tree.flatten(outputs)):
         raise NonFiniteError(
             f"Embeddings must be finite. Received: NaN or infinity; look at the {part}'s weights, or "
             "compute in float32."

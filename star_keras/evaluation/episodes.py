@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from star_keras.evaluation.arrays import filled_rows
+from star_keras.evaluation.arrays import filled_rows, whole_labels
 from star_keras.guards.arguments import check_count
 
 _BLOCK_ENTRIES = 2**23
@@ -107,13 +107,7 @@ def few_shot(features, labels, ways=5, shots=1, queries=16, episodes=2000, seed=
 
 def _members(features, labels, ways, shots):
     """Rows of each class that has more than `shots`, in the order of the labels."""
-    labels = np.asarray(labels)
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.shape != features.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"`labels` must be {len(features)} integers, one for each row of `features`. "
-            f"Received: shape {labels.shape}, type {labels.dtype}"
-        )
+    labels = whole_labels("labels", labels, len(features))
     found = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     large = [rows for rows in found if len(rows) > shots]
     if len(large) < ways:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from star_keras.evaluation.arrays import filled_rows, largest_columns, unit_rows
+from star_keras.evaluation.arrays import filled_rows, largest_columns, unit_rows, whole_labels
 from star_keras.evaluation.logistic import Logistic, predict
 from star_keras.guards.arguments import check_count, check_range
 
@@ -229,15 +229,8 @@ def _data_of_classes(features, labels, name, train, classes):
 
 
 def _data(features, labels, name):
-    features, labels = filled_rows(f"{name}_features", features), np.asarray(labels)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.shape != features.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"`{name}_labels` must be {len(features)} integers, one for each row of `{name}_features`. "
-            f"Received: shape {labels.shape}, type {labels.dtype}"
-        )
-    return features, labels.astype("int64")
+    features = filled_rows(f"{name}_features", features)
+    return features, whole_labels(f"{name}_labels", labels, len(features))
 
 
 def _drawn_rows(count, fraction, seed):

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from star_keras.evaluation import baseline
+from star_keras.evaluation.arrays import whole_labels
 from star_keras.evaluation.features import check_image_size
 from star_keras.evaluation.measures import MEASURES, Subject, plan
 from star_keras.evaluation.table import rows
@@ -178,14 +179,11 @@ def report(model, train, test, settings=None, folder=None, batch_size=256, verbo
 
 
 def _checked(model, data, name):
-    images, labels = (np.asarray(array) for array in data)
+    images, labels = np.asarray(data[0]), data[1]
     check_image_size(getattr(model, "backbone", model), images.shape)
-    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
-        raise ValueError(
-            f"`{name}` must be images and as many whole numbers, at least one. Received: "
-            f"{len(images)} images, labels of shape {labels.shape} and type {labels.dtype}"
-        )
-    return images, labels.astype("int64")
+    if not len(images):
+        raise ValueError(f"`{name}` must hold at least one image. Received: none")
+    return images, whole_labels(f"labels of {name}", labels, len(images))
 
 
 def _taken(side, step, subject, failed):
