@@ -71,8 +71,8 @@ def measured(classifier, images, labels):
         "accuracy": float(np.mean(guesses == labels)),
         "entanglement": float(sk.losses.SoftNearestNeighbor()(labels, code)),
         **routing,
-        "weights": sk.metrics.expert_similarity(experts),
-        "outputs": sk.metrics.expert_similarity(outputs - outputs.mean(axis=(1, 2), keepdims=True)),
+        "weights": sk.evaluation.expert_similarity(experts),
+        "outputs": sk.evaluation.expert_similarity(outputs - outputs.mean(axis=(1, 2), keepdims=True)),
     }
 
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from star_keras import metrics
-from star_keras.layers import RoutedExperts
 
 RNG = np.random.default_rng(0)
 CLASSES, EXPERTS = 3, 4
@@ -152,41 +151,3 @@ def test_labels_of_any_type_count_and_what_is_no_class_does_not(name, dtype):
     if labels.itemsize < 8:  # tensors of 64 bits are not on every backend
         tensor = keras.ops.convert_to_tensor(labels)
         np.testing.assert_allclose(update(make(name), labels=tensor), expected, rtol=1e-6)
-
-
-# --- similarity -----------------------------------------------------------------------------------
-
-
-def test_similarity_is_that_of_all_kernels_without_biases():
-    layer = RoutedExperts(2, 3, hidden_units=(4,), batch_norm=False)
-    layer.build((None, 5))
-    first, second = (np.asarray(stack.kernel.value) for stack in layer.expert_layers)
-    vectors = np.concatenate([first.reshape(3, -1), second.reshape(3, -1)], axis=1).astype("float64")
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    similarity = metrics.expert_similarity(layer)
-    np.testing.assert_allclose(similarity.matrix, vectors @ vectors.T, atol=1e-12)
-    pairs = np.array([similarity.matrix[pair] for pair in ((0, 1), (0, 2), (1, 2))])
-    summary = similarity.mean, similarity.mean_abs, similarity.max
-    np.testing.assert_allclose(summary, [pairs.mean(), np.abs(pairs).mean(), pairs.max()])
-
-
-def test_similarity_of_own_experts_and_of_arrays():
-    dense = [keras.layers.Dense(2) for _ in range(2)]
-    layer = RoutedExperts(2, 2, experts=dense)
-    layer.build((None, 3))
-    dense[0].kernel.assign(np.ones((3, 2)))
-    dense[1].kernel.assign(-2 * np.ones((3, 2)))
-    similarity = metrics.expert_similarity(layer)
-    np.testing.assert_allclose([similarity.mean, similarity.mean_abs], [-1, 1])
-    outputs = np.moveaxis(np.asarray(layer.expert_outputs(np.ones((6, 3), "float32"))), 0, 1)
-    np.testing.assert_allclose(metrics.expert_similarity(outputs).matrix, [[1, -1], [-1, 1]], atol=1e-12)
-    assert metrics.expert_similarity(np.ones((1, 4))).max == 0
-    assert metrics.expert_similarity(np.zeros((2, 4))).mean == 0
-
-
-def test_experts_of_different_architectures_are_not_compared_by_their_weights():
-    experts = [keras.layers.Dense(2), keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(2)])]
-    layer = RoutedExperts(2, 2, experts=experts)
-    layer.build((None, 3))
-    with pytest.raises(ValueError, match="one architecture.*Received: kernels of shapes"):
-        metrics.expert_similarity(layer)

@@ -1,5 +1,6 @@
-"""Canonical correlations, their floor, and kernel alignment."""
+"""Canonical correlations, their floor, kernel alignment, and how alike experts are."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -7,7 +8,9 @@ from star_keras.evaluation import (
     canonical_correlation,
     centered_kernel_alignment,
     expert_correlations,
+    expert_similarity,
 )
+from star_keras.layers import RoutedExperts
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(300, 5))
@@ -148,3 +151,38 @@ def test_combinations_of_float32_columns_add_no_direction_by_their_rounding():
     found = canonical_correlation(many, Y)
     np.testing.assert_allclose(found.correlations, canonical_correlation(few, Y).correlations, atol=1e-5)
     assert len(canonical_correlation(many, RNG.normal(size=(300, 9))).correlations) == 5
+
+
+def test_similarity_is_that_of_all_kernels_without_biases():
+    layer = RoutedExperts(2, 3, hidden_units=(4,), batch_norm=False)
+    layer.build((None, 5))
+    first, second = (np.asarray(stack.kernel.value) for stack in layer.expert_layers)
+    vectors = np.concatenate([first.reshape(3, -1), second.reshape(3, -1)], axis=1).astype("float64")
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    similarity = expert_similarity(layer)
+    np.testing.assert_allclose(similarity.matrix, vectors @ vectors.T, atol=1e-12)
+    pairs = np.array([similarity.matrix[pair] for pair in ((0, 1), (0, 2), (1, 2))])
+    summary = similarity.mean, similarity.mean_abs, similarity.max
+    np.testing.assert_allclose(summary, [pairs.mean(), np.abs(pairs).mean(), pairs.max()])
+
+
+def test_similarity_of_own_experts_and_of_arrays():
+    dense = [keras.layers.Dense(2) for _ in range(2)]
+    layer = RoutedExperts(2, 2, experts=dense)
+    layer.build((None, 3))
+    dense[0].kernel.assign(np.ones((3, 2)))
+    dense[1].kernel.assign(-2 * np.ones((3, 2)))
+    similarity = expert_similarity(layer)
+    np.testing.assert_allclose([similarity.mean, similarity.mean_abs], [-1, 1])
+    outputs = np.moveaxis(np.asarray(layer.expert_outputs(np.ones((6, 3), "float32"))), 0, 1)
+    np.testing.assert_allclose(expert_similarity(outputs).matrix, [[1, -1], [-1, 1]], atol=1e-12)
+    assert expert_similarity(np.ones((1, 4))).max == 0
+    assert expert_similarity(np.zeros((2, 4))).mean == 0
+
+
+def test_experts_of_different_architectures_are_not_compared_by_their_weights():
+    experts = [keras.layers.Dense(2), keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(2)])]
+    layer = RoutedExperts(2, 2, experts=experts)
+    layer.build((None, 3))
+    with pytest.raises(ValueError, match="one architecture.*Received: kernels of shapes"):
+        expert_similarity(layer)

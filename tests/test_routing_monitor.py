@@ -59,7 +59,7 @@ def test_the_monitor_logs_the_routing_of_a_wrapped_model():
     entropy = sk.metrics.RoutingEntropy(4)
     entropy.update_state(experts.route(code))
     np.testing.assert_allclose(logs["routing_entropy"][-1], entropy.result(), rtol=1e-5)
-    similarity = sk.metrics.expert_similarity(experts).mean
+    similarity = sk.evaluation.expert_similarity(experts).mean
     np.testing.assert_allclose(logs["expert_similarity"][-1], similarity, rtol=1e-6)
     names = {"utilization_entropy", "routing_information", "dead_experts", "expert_output_similarity"}
     assert names | {"class_routing_entropy", "expert_class_entropy"} <= set(logs)

@@ -142,7 +142,7 @@ class Experiment:
         classifier.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
         loss, accuracy = classifier.evaluate(*self.held_out[split], batch_size=256, verbose=0)
         last = {name: values[-1] for name, values in history.items() if name not in ("loss", "accuracy")}
-        matrix = sk.metrics.expert_similarity(classifier.get_layer("experts")).matrix
+        matrix = sk.evaluation.expert_similarity(classifier.get_layer("experts")).matrix
         return {
             "accuracy": accuracy,
             "cross_entropy": loss,

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from star_keras import metrics
+from star_keras import evaluation, metrics
 from star_keras.callbacks.every_epochs import EveryEpochs
 from star_keras.exceptions import NonFiniteError
 from star_keras.guards.finite import nonfinite_layer
@@ -70,8 +70,8 @@ class RoutingMonitor(EveryEpochs):
             _check(np.isfinite(rows).all(), f"the gates of {name!r}")
             values |= self._measure(rows, f"{task}_" if task else "")
         if self._layer.experts is None:
-            values["expert_similarity"] = metrics.expert_similarity(self._layer).mean
-        values["expert_output_similarity"] = metrics.expert_similarity(np.swapaxes(outputs, 0, 1)).mean
+            values["expert_similarity"] = evaluation.expert_similarity(self._layer).mean
+        values["expert_output_similarity"] = evaluation.expert_similarity(np.swapaxes(outputs, 0, 1)).mean
         return values
 
     def _measure(self, gates, prefix):

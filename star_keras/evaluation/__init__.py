@@ -15,22 +15,24 @@ from star_keras.evaluation.probe import (
 )
 from star_keras.evaluation.redundancy import (
     CanonicalCorrelation,
+    ExpertSimilarity,
     canonical_correlation,
     centered_kernel_alignment,
     expert_correlations,
+    expert_similarity,
 )
 from star_keras.evaluation.reporting import Report, ReportSettings, report
 from star_keras.evaluation.retrieval import Neighbors, nearest_images
 from star_keras.evaluation.routing import RoutingReport, routing_report
 from star_keras.evaluation.spread import effective_rank, embedding_spread
 from star_keras.evaluation.statistics import PairedComparison, holm, paired_comparison
-from star_keras.metrics import expert_similarity
 
 __all__ = [
     "AveragePrecision",
     "CanonicalCorrelation",
     "DetectionResult",
     "EquivarianceResult",
+    "ExpertSimilarity",
     "FewShotResult",
     "LinearProbeResult",
     "NearestNeighborResult",

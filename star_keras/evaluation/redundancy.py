@@ -1,9 +1,11 @@
-"""How much two representations of the same samples have in common."""
+"""How much representations of the same samples, and experts, have in common."""
 
 import itertools
 import typing
 
+import keras
 import numpy as np
+from keras import ops
 
 
 class CanonicalCorrelation(typing.NamedTuple):
@@ -31,6 +33,20 @@ class CanonicalCorrelation(typing.NamedTuple):
             "correlations": self.correlations.tolist(),
             "directions": list(self.directions),
         }
+
+
+class ExpertSimilarity(typing.NamedTuple):
+    """Cosines of all pairs of experts, and what they come to.
+
+    Attributes:
+        matrix: `(num_experts, num_experts)`, float64.
+        mean, mean_abs, max: over pairs of different experts; 0 for a single expert.
+    """
+
+    matrix: np.ndarray
+    mean: float
+    mean_abs: float
+    max: float
 
 
 def canonical_correlation(first, second):
@@ -145,6 +161,37 @@ def centered_kernel_alignment(first, second, debiased=False):
     return float(np.linalg.norm(first.T @ second) ** 2 / own) if own else 0.0
 
 
+def expert_similarity(experts):
+    """How alike experts are, as cosines of their weights or of their outputs.
+
+    Experts are known only up to the order of their hidden units, so the same function may have
+    weights with a cosine near 0; and random experts of `d` weights have cosines of about
+    `0.8 / sqrt(d)`. Compare with the start of the training, and look at the outputs as well.
+
+    Args:
+        experts: a `RoutedExperts` layer, whose kernels are compared, all layers joined, without biases;
+            or an array `(num_experts, ...)`, such as its outputs with the first two axes exchanged.
+
+    Returns:
+        `ExpertSimilarity`.
+
+    Example:
+
+    >>> similarity = expert_similarity(np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]))
+    >>> similarity.max, round(similarity.mean, 4)
+    (1.0, 0.3333)
+
+    Reference: Agarap and Azcarraga (2026), arXiv:2603.26734, figure 4.
+    """
+    vectors = _kernels(experts) if isinstance(experts, keras.layers.Layer) else np.asarray(experts)
+    vectors = vectors.reshape(len(vectors), -1).astype("float64")
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = vectors / np.where(lengths > 0, lengths, 1)
+    matrix = vectors @ vectors.T
+    pairs = matrix[np.triu_indices(len(matrix), 1)] if len(matrix) > 1 else np.zeros(1)
+    return ExpertSimilarity(matrix, float(pairs.mean()), float(np.abs(pairs).mean()), float(pairs.max()))
+
+
 def _features(first, second):
     """Both as arrays of floats, in their own precision."""
     first, second = (
@@ -182,6 +229,21 @@ def _debiased_alignment(first, second):
 
     scale = dependence(first, first) * dependence(second, second)
     return float(dependence(first, second) / np.sqrt(scale)) if scale > 0 else 0.0
+
+
+def _kernels(layer):
+    """One vector of all kernels for each expert."""
+    if layer.experts is None:
+        kernels = [ops.convert_to_numpy(stack.kernel) for stack in layer.expert_layers]
+        return np.concatenate([kernel.reshape(layer.num_experts, -1) for kernel in kernels], axis=1)
+    own = [[w for w in expert.trainable_weights if len(w.shape) > 1] for expert in layer.experts]
+    sizes = {tuple(tuple(weight.shape) for weight in weights) for weights in own}
+    if len(sizes) > 1 or () in sizes:
+        raise ValueError(
+            "Weights can be compared of experts of one architecture with kernels only. Received: kernels of "
+            f"shapes {sorted(sizes)}. Compare what `expert_outputs` gives instead."
+        )
+    return np.stack([np.concatenate([ops.convert_to_numpy(w).ravel() for w in weights]) for weights in own])
 
 
 def _basis(features):

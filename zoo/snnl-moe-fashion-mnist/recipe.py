@@ -109,8 +109,8 @@ def measured(classifier, images, labels):
         "test_images": len(labels),
         "entanglement_of_the_code": float(sk.losses.SoftNearestNeighbor()(labels, code)),
         **routing,
-        "expert_weights_similarity": sk.metrics.expert_similarity(experts).mean,
-        "expert_outputs_similarity": sk.metrics.expert_similarity(outputs).mean,
+        "expert_weights_similarity": sk.evaluation.expert_similarity(experts).mean,
+        "expert_outputs_similarity": sk.evaluation.expert_similarity(outputs).mean,
     }
 
 
