@@ -21,7 +21,7 @@ from star_keras.version import __version__
 DEFAULT_RECIPE = "star-resnet18"
 OWN_IMAGES = (DEFAULT_RECIPE, "star-resnet50-imagenet100")
 INTERRUPTED = 130
-COMPUTING = ("pretrain", "evaluate", "report")
+COMPUTING = ("verify", "pretrain", "evaluate", "report")
 # TensorFlow reads them when it is imported, which is before a command is known.
 SETTINGS = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 # Errors told in a line; any other is a fault and shows all that led to it.
@@ -92,6 +92,8 @@ def _parsed(arguments=None):
     listing.add_argument("pattern", nargs="?", default="*", help='such as "star-*"')
     description = commands.add_parser("info", help="what is known about a model")
     description.add_argument("name")
+    verification = commands.add_parser("verify", help="whether files and numbers of models are as recorded")
+    verification.add_argument("name", nargs="?", help="default: all models of the zoo")
     commands.add_parser(
         "pretrain",
         add_help=False,
@@ -131,6 +133,8 @@ def _obey(options, rest):
         return _pretrain(rest)
     if options.command in ("evaluate", "report"):
         return _measure(options)
+    if options.command == "verify":
+        return _verify(options.name)
     return _list(options.pattern) if options.command == "list" else _info(options.name)
 
 
@@ -174,7 +178,10 @@ def _list(pattern):
 
     names = models.list(pattern)
     if not names:
-        raise ValueError(f"No preset is called {pattern!r}; `star-keras list` gives all names.")
+        raise ValueError(
+            "`pattern` must fit the name of a preset. "
+            f"Received: pattern={pattern!r}; `star-keras list` gives all names."
+        )
     width = max(map(len, names))
     for name in names:
         print(f"{name:{width}}  {models.info(name)['description']}")
@@ -188,6 +195,20 @@ def _info(name):
     record.pop("embeddings", None)
     print(json.dumps(record, indent=2))
     return 0
+
+
+def _verify(name):
+    """A line for each preset; those that are not as recorded stop none of the others."""
+    from star_keras import models
+
+    status = 0
+    for known in [name] if name else models.list():
+        try:
+            print(f"{known}: as recorded, to {models.verify(known):.0e}", flush=True)
+        except OSError as error:
+            print(f"star-keras: {known}: {error}", file=sys.stderr)
+            status = 2
+    return status
 
 
 def _add_measuring(parser):

@@ -16,6 +16,7 @@ from PIL import Image
 import star_keras.__main__ as program
 from star_keras import data, evaluation, models
 from star_keras.__main__ import DEFAULT_RECIPE, main
+from star_keras.exceptions import IntegrityError
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(path.parent.name for path in ROOT.glob("zoo/*/recipe.py"))
@@ -38,8 +39,31 @@ def test_info_prints_the_record_as_json(capsys):
     assert len(record["sha256"]) == 64
 
 
-def test_an_unknown_name_says_what_is_close_and_exits_with_two(capsys):
-    assert main(["info", "resnet21"]) == 2
+def test_verify_tells_of_each_model_whether_it_is_as_recorded(monkeypatch, capsys):
+    checked, names = [], models.list()[:3]
+
+    def verify(name):
+        checked.append(name)
+        if name == names[1]:
+            raise IntegrityError("another file")
+        return 2e-7
+
+    monkeypatch.setattr(models, "list", lambda: names)
+    monkeypatch.setattr(models, "verify", verify)
+    assert main(["verify"]) == 2 and checked == names
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [f"{name}: as recorded, to 2e-07" for name in names[::2]]
+    assert printed.err == f"star-keras: {names[1]}: another file\n"
+
+
+def test_a_model_that_is_as_recorded_is_verified_by_its_name(capsys):
+    assert main(["verify", "resnet20"]) == 0
+    assert re.fullmatch(r"resnet20: as recorded, to \de-\d\d\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_an_unknown_name_says_what_is_close_and_exits_with_two(command, capsys):
+    assert main([command, "resnet21"]) == 2
     error = capsys.readouterr().err
     assert "resnet20" in error
     assert "Traceback" not in error
@@ -94,7 +118,7 @@ def test_what_the_library_refuses_in_a_recipe_is_told_in_its_own_words(text, mes
 
 def test_a_pattern_that_no_preset_fits_is_told(capsys):
     assert main(["list", "nosuch*"]) == 2
-    assert "No preset is called 'nosuch*'" in capsys.readouterr().err
+    assert "Received: pattern='nosuch*'" in capsys.readouterr().err
 
 
 def test_a_key_that_the_library_itself_misses_is_told_with_its_place(monkeypatch, capsys):
