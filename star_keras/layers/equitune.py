@@ -363,6 +363,12 @@ class EquiTune(LooksAtArrays, keras.Model):
         return cls(**config | {name: keras.saving.deserialize_keras_object(config[name]) for name in parts})
 
 
+def score_network(hidden_units):
+    """A dense network that gives one number for each row: a `score` for "lambda"."""
+    hidden = [keras.layers.Dense(units, "relu", dtype="float32") for units in hidden_units]
+    return keras.Sequential([*hidden, keras.layers.Dense(1, dtype="float32")], name="score")
+
+
 def _check_scores(shape, rows):
     one_each = None in (rows, *shape[:1]) or shape[:1] == (rows,)
     if not one_each or shape[1:] not in ((), (1,)):

@@ -1,12 +1,11 @@
 """A network of action values that respects a symmetry of the states."""
 
 import keras
-from keras import layers
 
 from star_keras.exceptions import ConfigError, ShapeError
 from star_keras.groups import Linear, Permutation
 from star_keras.guards.arguments import check_widths
-from star_keras.layers.equitune import EquiTune
+from star_keras.layers.equitune import EquiTune, score_network
 from star_keras.models import checks, registry
 from star_keras.models.functional import FunctionalModel
 from star_keras.models.q_network import QNetwork, fixed_states, network_shapes
@@ -121,8 +120,7 @@ class EquiTuneQNetwork(FunctionalModel):
 def _score(weighting, units):
     if weighting != "lambda":
         return "max_value" if weighting == "argmin" else None
-    hidden = [layers.Dense(width, "relu", dtype="float32") for width in units]
-    return keras.Sequential([*hidden, layers.Dense(1, dtype="float32")], name="score")
+    return score_network(units)
 
 
 def _hidden_layer(network):

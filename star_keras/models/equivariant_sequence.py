@@ -1,13 +1,14 @@
 """An encoder-decoder that answers a command and the same command with other words alike."""
 
 import keras
-from keras import layers, ops
+from keras import ops
 
 from star_keras import orbits
 from star_keras.data.scan import END, PADDING
 from star_keras.exceptions import ConfigError
 from star_keras.groups import Permutation, VocabularyCycle
 from star_keras.guards.arguments import freeze_parts
+from star_keras.layers.equitune import score_network
 from star_keras.models import checks, registry
 from star_keras.models.sequence_to_sequence import CELLS, SequenceToSequence
 
@@ -130,10 +131,7 @@ class EquivariantSequenceToSequence(keras.Model):
         self.gradient = gradient
         self.proxy = proxy
         self._ids = group.ids
-        self.score = None
-        if weighting == "lambda":
-            hidden = [layers.Dense(units, "relu", dtype="float32") for units in hidden_units]
-            self.score = keras.Sequential([*hidden, layers.Dense(1, dtype="float32")], name="score")
+        self.score = score_network(hidden_units) if weighting == "lambda" else None
 
     def build(self, input_shape=None):
         if not self.model.built:

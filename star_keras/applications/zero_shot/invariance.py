@@ -1,11 +1,10 @@
 """A zero-shot classifier that takes images on any side."""
 
 import keras
-from keras import layers
 
 from star_keras.applications.zero_shot.classifier import ZeroShotClassifier
 from star_keras.guards.arguments import check_widths
-from star_keras.layers import EquiTune
+from star_keras.layers.equitune import EquiTune, score_network
 
 METHODS = ("equitune", "equizero", "lambda")
 # Which method an option belongs to, and what it is where nothing is said.
@@ -84,9 +83,7 @@ def invariant(
     elif method == "equizero":
         options = {"weighting": "argmin", "score": proxy}
     else:
-        widths = check_widths("hidden_units", hidden_units)
-        score = [layers.Dense(units, "relu", dtype="float32") for units in widths]
-        score = keras.Sequential([*score, layers.Dense(1, dtype="float32")], name="score")
+        score = score_network(check_widths("hidden_units", hidden_units))
         features = _frozen_embedding(classifier) if frozen_features else "embedding"
         options = {"weighting": "lambda", "score": score, "features": features}
     wrapper = EquiTune(classifier, group, **options)
