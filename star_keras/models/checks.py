@@ -50,7 +50,10 @@ def read_json(path):
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not plain JSON. Received: {str(error)[:200]}") from None
     if not isinstance(content, dict) or depth > MAX_DEPTH:
-        raise ConfigError(f"{path} must hold a JSON object nested at most {MAX_DEPTH} deep.")
+        raise ConfigError(
+            f"{path} must hold a JSON object nested at most {MAX_DEPTH} deep. Received: a "
+            f"{type(content).__name__} nested {depth} deep. `star_keras.models.save` writes such an object."
+        )
     return content
 
 
@@ -66,7 +69,9 @@ def _distinct_keys(pairs):
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ConfigError(f"`{shorten(twice)}` is given more than once. Keep one of them.")
+        raise ConfigError(
+            f"Each key must be given once. Received: `{shorten(twice)}` more than once; keep one of them."
+        )
     return result
 
 
@@ -140,13 +145,15 @@ def validate(config, options, required=(), where=""):
     unknown = [key for key in config if key not in options]
     if unknown:
         raise ConfigError(
-            f"Unknown key `{where}{shorten(unknown[0])}`. Expected some of: {', '.join(sorted(options))}."
+            f"Keys must be some of {', '.join(sorted(options))}. Received: `{where}{shorten(unknown[0])}`; "
+            "correct it or leave it out."
         )
     checked = {key: options[key](where + key, value) for key, value in config.items()}
     missing = [key for key in required if key not in config]
     if missing:
         raise ConfigError(
-            f"Missing key `{where}{missing[0]}`. Received: {', '.join(sorted(config)) or 'no keys'}."
+            f"The key `{where}{missing[0]}` must be there. Received: "
+            f"{', '.join(sorted(config)) or 'no keys'}; add it."
         )
     return checked
 

@@ -98,11 +98,7 @@ class MoECNN(ImageModel):
             "classifier_activation": classifier_activation,
         }
         checks.validate(arguments, OPTIONS)
-        if any(side is None or side < MINIMUM_SIZE for side in input_shape[:2]):
-            raise ShapeError(
-                f"moe_cnn needs images of a fixed size of at least {MINIMUM_SIZE} pixels a side. "
-                f"Received: input_shape={tuple(input_shape)}. Resize the images."
-            )
+        _check_size(input_shape)
         flat = CONVOLUTIONS[-1][0] * math.ceil(input_shape[0] / 4) * math.ceil(input_shape[1] / 4)
         checks.bound_weights(
             (1, (flat, code_units)),
@@ -111,25 +107,10 @@ class MoECNN(ImageModel):
         )
         policy = checks.float_policy(dtype)
         images = keras.Input(tuple(input_shape), dtype="float32", name="images")
-        x = layers.Rescaling(1 / 255, dtype="float32", name="preprocessing")(images)
-        for number, (filters, size) in enumerate(CONVOLUTIONS, start=1):
-            x = layers.ZeroPadding2D(
-                1, data_format="channels_last", dtype=policy, name=f"conv_{number}_padding"
-            )(x)
-            x = layers.Conv2D(
-                filters,
-                size,
-                strides=2,
-                activation="relu",
-                kernel_initializer="he_normal",
-                data_format="channels_last",
-                dtype=policy,
-                name=f"conv_{number}",
-            )(x)
-        x = layers.Flatten(data_format="channels_last", dtype=policy, name="flatten")(x)
+        maps = _convolved(images, policy)
         code = layers.Dense(
             code_units, activation="relu", kernel_initializer="he_normal", dtype=policy, name="code"
-        )(x)
+        )(maps)
         logits = RoutedExperts(
             num_classes,
             num_experts,
@@ -159,6 +140,33 @@ class MoECNN(ImageModel):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
+
+
+def _check_size(input_shape):
+    if any(side is None or side < MINIMUM_SIZE for side in input_shape[:2]):
+        raise ShapeError(
+            f"moe_cnn needs images of a fixed size of at least {MINIMUM_SIZE} pixels a side. "
+            f"Received: input_shape={tuple(input_shape)}. Resize the images."
+        )
+
+
+def _convolved(images, policy):
+    """What the convolutions make of images in [0, 255], flat."""
+    x = layers.Rescaling(1 / 255, dtype="float32", name="preprocessing")(images)
+    for number, (filters, size) in enumerate(CONVOLUTIONS, start=1):
+        padding = f"conv_{number}_padding"
+        x = layers.ZeroPadding2D(1, data_format="channels_last", dtype=policy, name=padding)(x)
+        x = layers.Conv2D(
+            filters,
+            size,
+            strides=2,
+            activation="relu",
+            kernel_initializer="he_normal",
+            data_format="channels_last",
+            dtype=policy,
+            name=f"conv_{number}",
+        )(x)
+    return layers.Flatten(data_format="channels_last", dtype=policy, name="flatten")(x)
 
 
 def describe(model):

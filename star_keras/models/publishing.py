@@ -42,33 +42,13 @@ def publish(model, name, *, description, task, training_data, license, results, 
         ValueError: if the name is malformed, or known and `replace` is False.
         FileExistsError: if the folder holds another preset's weights.
     """
-    if not re.fullmatch(r"([a-z0-9_]+-)*[a-z0-9_]+\.[a-z0-9_-]+", name):
-        raise ValueError(
-            "`name` must be of the form 'method-architecture.tag', or 'architecture.tag' for a classifier. "
-            f"Received: name={name!r}"
-        )
-    catalogue = registry.CATALOGUE
     bare = name.partition(".")[0]
-    folder = folder or bare
-    path = catalogue.zoo / folder / WEIGHTS_NAME
-    relative = f"{folder}/{WEIGHTS_NAME}"
-    if name in catalogue.presets and not replace:
-        raise ValueError(
-            "`name` must be new: a published preset never changes. "
-            f"Received: name={name!r}. Take the next tag."
-        )
-    if any(record["weights"] == relative and other != name for other, record in catalogue.presets.items()):
-        raise FileExistsError(f"{path} belongs to another preset. Pass another `folder`.")
-
+    relative = f"{folder or bare}/{WEIGHTS_NAME}"
+    _check_new(name, relative, replace)
     to_json(results)  # raises on NaN, before anything is written
     architecture, config = registry.describe(model)
-    catalogue.zoo.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=catalogue.zoo, prefix=".") as staging:
-        staged = pathlib.Path(staging, folder)
-        save(model, staged, float16=True)
-        embeddings = embed_fixed_inputs(load(staged, dtype="float32"))
-        path.parent.mkdir(exist_ok=True)
-        replace_files(staged, path.parent)
+    path = registry.CATALOGUE.zoo / relative
+    embeddings = _ship(model, path.parent)
     record = {
         "description": description,
         "architecture": architecture,
@@ -85,10 +65,48 @@ def publish(model, name, *, description, task, training_data, license, results, 
         "embeddings": [[float(f"{value:.7g}") for value in row] for row in embeddings],
         "withdrawn": None,
     }
+    _enter(name, bare, record)
+    return record
+
+
+def _check_new(name, weights, replace):
+    """Raises unless a preset may have this name and keep its weights at this path of the zoo."""
+    if not re.fullmatch(r"([a-z0-9_]+-)*[a-z0-9_]+\.[a-z0-9_-]+", name):
+        raise ValueError(
+            "`name` must be of the form 'method-architecture.tag', or 'architecture.tag' for a classifier. "
+            f"Received: name={name!r}"
+        )
+    presets = registry.CATALOGUE.presets
+    if name in presets and not replace:
+        raise ValueError(
+            "`name` must be new: a published preset never changes. "
+            f"Received: name={name!r}. Take the next tag."
+        )
+    for other, record in presets.items():
+        if record["weights"] == weights and other != name:
+            raise FileExistsError(
+                f"`folder` must not hold another preset. Received: {weights} of {other}. Pass another one."
+            )
+
+
+def _ship(model, folder):
+    """Puts the files of a model into a folder of the zoo; what they say of the fixed inputs."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as staging:
+        staged = pathlib.Path(staging, folder.name)
+        save(model, staged, float16=True)
+        embeddings = embed_fixed_inputs(load(staged, dtype="float32"))
+        folder.mkdir(exist_ok=True)
+        replace_files(staged, folder)
+    return embeddings
+
+
+def _enter(name, bare, record):
+    """Writes a record into the catalogue under its full name, and under the bare one an alias."""
     catalogue = dataclasses.replace(
-        catalogue,
-        presets={**catalogue.presets, name: record},
-        aliases={**catalogue.aliases, bare: name},
+        registry.CATALOGUE,
+        presets={**registry.CATALOGUE.presets, name: record},
+        aliases={**registry.CATALOGUE.aliases, bare: name},
     )
     content = {
         "format": FORMAT,
@@ -98,7 +116,6 @@ def publish(model, name, *, description, task, training_data, license, results, 
     }
     write_text(catalogue.file, to_json(content))
     registry.CATALOGUE = catalogue
-    return record
 
 
 def verify(name):

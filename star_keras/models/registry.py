@@ -37,7 +37,10 @@ class Architecture:
         options = {**self.options, **HEAD_OPTIONS} if wraps_head else self.options
         config = checks.validate(config, options, self.required, where)
         if "classifier_activation" in config and config.get("num_classes") is None:
-            raise ConfigError(f"`{where}classifier_activation` needs `num_classes`, the number of classes.")
+            raise ConfigError(
+                f"`{where}classifier_activation` needs `num_classes`, the number of classes. Received: "
+                f"classifier_activation={config['classifier_activation']!r} alone; pass both or leave it out."
+            )
         return config
 
 

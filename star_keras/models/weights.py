@@ -38,12 +38,12 @@ def zoo_folder():
     return (checkout if (checkout / "pyproject.toml").is_file() else package) / "zoo"
 
 
-def open_file(path, size=None, sha256=None):
+def open_file(path, size, sha256):
     """A file of weights, open for `count` and `read`: what was checked is read, whatever takes its place.
 
     Args:
         path: of the file.
-        size, sha256: that it must have; hashes are remembered. Default to None, any.
+        size, sha256: that it must have; hashes are remembered.
 
     Raises:
         OfflineError: if there is no such file.
@@ -52,14 +52,13 @@ def open_file(path, size=None, sha256=None):
     path = Path(path)
     if not path.is_file():
         raise OfflineError(
-            f"{path.name} of {size} bytes with SHA-256 {sha256} is not in {path.parent}, and this version "
-            "fetches nothing. Put the file there, reinstall star_keras, or pass `weights=False` for a "
-            "model with random weights."
+            f"{path.name} of {size} bytes with SHA-256 {sha256} must be in {path.parent}. Received: no such "
+            "file, and this version fetches none. Put it there, reinstall star_keras, or pass "
+            "`weights=False` for a model with random weights."
         )
     file = open(path, "rb")
     try:
-        if size is not None:
-            _check_record(file, path, size, sha256)
+        _check_record(file, path, size, sha256)
     except BaseException:
         file.close()
         raise

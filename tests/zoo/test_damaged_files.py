@@ -66,7 +66,10 @@ def test_truncated_files_with_a_right_hash_are_integrity_errors_too(share, folde
 @pytest.mark.parametrize("weights", [True, False])
 def test_a_configuration_without_size_and_hash_of_the_weights_is_refused(weights, folder):
     change_config(folder, weights=None)
-    with watching() as events, pytest.raises(ConfigError, match=r"config\.json: Missing key `weights`"):
+    with (
+        watching() as events,
+        pytest.raises(ConfigError, match=r"config\.json: The key `weights` must be there"),
+    ):
         models.load(folder, weights=weights)
     assert not [event for event in events if event[1] == str(folder / WEIGHTS)]
 

@@ -176,7 +176,7 @@ def test_wrong_configurations_are_refused_by_key_before_anything_is_built(config
 @pytest.mark.parametrize(
     "text, message",
     [
-        ('{"format": 1, "format": 1}', "`format` is given more than once"),
+        ('{"format": 1, "format": 1}', "Received: `format` more than once"),
         ('{"format": NaN}', "finite"),
         ('{"format": -Infinity}', "finite"),
         ('{"format": 1e400}', "finite"),
