@@ -59,8 +59,8 @@ def tell(rows, detected, plan, stem, width=64):
     print_pairs(rows)
     untrained = untrained_tasks(width, plan["seeds"])
     print("\ncorrelation of tasks of random experts and routers, nothing trained, on normal features")
-    for title, found in zip(ROUTED, untrained, strict=True):
-        print(f"- {TITLES[title]}: {sk.recipes.mean_and_deviation(found, '.3f')}")
+    for number, found in zip(ROUTED.values(), untrained, strict=True):
+        print(f"- {number} experts: {sk.recipes.mean_and_deviation(found, '.3f')}")
     draw(rows, stem, untrained)
 
 
@@ -247,7 +247,7 @@ def draw(rows, stem, untrained):
 def over_experts(rows, untrained):
     titles = {
         "transfer": "probes of other sets, %",
-        "tasks": "correlation of both embeddings, share above chance",
+        "tasks": "correlation of both embeddings,\nshare above chance",
     }
     panels, marks = {}, {}
     for measure, title in titles.items():
