@@ -1,13 +1,11 @@
 """Texts, returns and what is learned are the same on every backend."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from _control import q_network
+from _elsewhere import run_elsewhere
 from _language import small_gpt
 from applications_elsewhere import answers
 
@@ -26,13 +24,8 @@ def expected(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_say_earn_and_learn_the_same(backend, expected):
-    pytest.importorskip(backend)
     folder, ours = expected
-    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
-    environment["PYTHONPATH"] = str(Path(sk.__file__).parents[1])
-    command = [sys.executable, str(Path(__file__).with_name("applications_elsewhere.py")), str(folder)]
-    finished = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    run_elsewhere(Path(__file__).with_name("applications_elsewhere.py"), folder, backend=backend)
     theirs = dict(np.load(folder / f"{backend}.npz"))
     assert theirs.keys() == ours.keys()
     for name, values in ours.items():

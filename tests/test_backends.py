@@ -1,11 +1,9 @@
 """Pretraining, stopping and going on, on each backend with the other two not installed."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from _elsewhere import run_elsewhere
 
 SCRIPT = """
 import importlib.machinery
@@ -82,14 +80,7 @@ print(json.dumps({"loss": history["loss"]}))
 @pytest.mark.fault(60)
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_pretrains_stops_and_goes_on_with_no_other_backend_installed(backend, tmp_path):
-    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    finished = subprocess.run(
-        [sys.executable, "-c", SCRIPT, backend, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert finished.returncode == 0, finished.stderr[-4000:]
-    losses = json.loads(finished.stdout.splitlines()[-1])["loss"]
+    said = run_elsewhere(SCRIPT, backend, tmp_path, backend=backend)
+    losses = json.loads(said.splitlines()[-1])["loss"]
     assert len(losses) == 3
     assert all(0 < loss < 20 for loss in losses)

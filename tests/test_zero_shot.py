@@ -1,13 +1,11 @@
 """Zero-shot classifiers: classes from prompts, orbits of images, and bad input."""
 
-import os
-import subprocess
-import sys
 import types
 
 import keras
 import numpy as np
 import pytest
+from _elsewhere import run_elsewhere
 from keras import ops
 
 import star_keras as sk
@@ -333,6 +331,4 @@ robust.fit(images, np.array([0, 1, 0, 1]), verbose=0)
 turned = keras.ops.convert_to_numpy(robust(np.rot90(images, axes=(1, 2)).copy()))
 np.testing.assert_allclose(turned, keras.ops.convert_to_numpy(robust(images)), atol=1e-3)
 """
-    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
-    finished = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    run_elsewhere(script, backend=backend)

@@ -1,18 +1,14 @@
 """Files have the layout of Keras, hold whole pretraining models, and mean the same on every backend."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import h5py
 import keras
 import numpy as np
 import pytest
+from _elsewhere import run_elsewhere
 from _preset import CONFIG, IMAGES, pretraining_model, randomise
 
-import star_keras
 from star_keras import models
 from star_keras.exceptions import (
     ConfigError,
@@ -100,14 +96,10 @@ np.save(sys.argv[2], np.asarray(model.predict(images, verbose=0)))
 @pytest.mark.fault(60)
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_a_saved_model_is_the_same_in_a_new_process_on_every_backend(backend, tmp_path):
-    pytest.importorskip(backend)
     model = models.create("resnet20", input_shape=(32, 32, 3), num_classes=10)
     randomise(model)
     models.save(model, tmp_path / "mine")
-    environment = os.environ | {"KERAS_BACKEND": backend}
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "mine"), str(tmp_path / "out.npy")]
-    root = pathlib.Path(star_keras.__file__).parents[1]
-    subprocess.run(command, check=True, env=environment, cwd=root, timeout=300)
+    run_elsewhere(SCRIPT, tmp_path / "mine", tmp_path / "out.npy", backend=backend)
     images = np.random.default_rng(5).integers(0, 256, (4, 32, 32, 3), dtype="uint8")
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), np.asarray(model(images)), atol=1e-5)
 
