@@ -1,15 +1,12 @@
 """Encoder-decoders made equivariant: against loops by hand, in files, in training, on other backends."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from _arrays import array
+from _elsewhere import run_elsewhere
 from _sequences import (
     ACTIONS,
     CELLS,
@@ -25,9 +22,10 @@ from _sequences import (
 )
 
 import star_keras as sk
-from star_keras.applications.scan import cross_entropy, word_group
+from star_keras.applications.scan import cross_entropy
 from star_keras.data.scan import END, PADDING
 from star_keras.exceptions import ConfigError, NonFiniteError
+from star_keras.groups import VocabularyCycle
 from star_keras.models import EquivariantSequenceToSequence, weights
 from star_keras.models.decoding import GreedyDecoder
 
@@ -55,7 +53,7 @@ def test_what_is_said_follows_the_group(weighting, combine):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_order_one_is_the_model_itself(cell):
-    model, alone = random_model(cell), word_group([["jump"], ["I_JUMP"]])
+    model, alone = random_model(cell), VocabularyCycle([WORDS.tokens(["jump"])], WORDS.size)
     for combine in ("step", "sentence"):
         for weighting in ("mean", "argmin"):
             one = EquivariantSequenceToSequence(model, alone, weighting, combine)
@@ -322,19 +320,12 @@ print(json.dumps(found))
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_say_the_same(backend, tmp_path):
-    pytest.importorskip(backend)
     proxies = {"step": "entropy", "sentence": "confidence"}
     models = {name: equivariant(3, "argmin", name, proxy=proxy) for name, proxy in proxies.items()}
     for name, model in models.items():
         sk.models.save(model, tmp_path / name)
     np.savez(tmp_path / "inputs.npz", **INPUTS)
-    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
-    environment["PYTHONPATH"] = str(Path(sk.__file__).parents[1])
-    finished = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, env=environment
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    found = json.loads(finished.stdout.splitlines()[-1])
+    found = json.loads(run_elsewhere(SCRIPT, tmp_path, backend=backend).splitlines()[-1])
     for name, model in models.items():
         np.testing.assert_allclose(found[name]["outputs"], array(model(INPUTS)), atol=1e-4)
         said = array(GreedyDecoder(model, max_actions=5)(COMMANDS))

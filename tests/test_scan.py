@@ -9,7 +9,7 @@ from _arrays import array
 from _sequences import METHODS, ORDERS, equivariant, random_model
 
 import star_keras as sk
-from star_keras.applications.scan import Batches, Translator, cross_entropy, task_group, train, word_group
+from star_keras.applications.scan import Batches, Translator, cross_entropy, task_group, train
 from star_keras.data import SCAN_VOCABULARY as WORDS
 from star_keras.data import Sentences
 from star_keras.exceptions import IntegrityError, NonFiniteError
@@ -42,13 +42,16 @@ def test_commands_outside_the_vocabulary_or_the_limit_are_refused(sentences, mes
         WORDS.encode_commands(sentences, 9)
 
 
-def test_actions_outside_the_vocabulary_or_the_limit_are_refused():
+def test_actions_and_tokens_outside_the_vocabulary_or_the_limit_are_refused():
     with pytest.raises(ValueError, match="'jump'"):
         WORDS.encode_actions(["jump"], 48)
     with pytest.raises(ValueError, match="49 words"):
         WORDS.encode_actions(["I_JUMP " * 49], 48)
     with pytest.raises(ValueError, match="0 .. 21"):
         WORDS.decode([[22]])
+    for word in ("hop", "<start>"):
+        with pytest.raises(ValueError, match=f"'{word}'"):
+            WORDS.tokens(["run", word])
     with pytest.raises(ValueError, match="'jump' more than once"):
         sk.data.Vocabulary(["jump"], ["jump"])
 
@@ -75,6 +78,12 @@ def test_the_grammar_gives_every_command_of_the_files_its_actions(task, data_fol
     for split in ("train", "test"):
         found = sk.data.load_scan(task, split)
         assert [expected[command] for command in found.commands] == found.actions
+
+
+def test_rows_are_picked_as_pairs_in_the_order_asked_for():
+    sentences = Sentences(["jump", "run", "walk"], ["I_JUMP", "I_RUN", "I_WALK"])
+    assert sentences.pick(np.array([2, 0])) == Sentences(["walk", "jump"], ["I_WALK", "I_JUMP"])
+    assert sentences.pick([]) == Sentences([], [])
 
 
 def write_zip(path, text):
@@ -138,13 +147,9 @@ def test_groups_exchange_the_words_of_commands_and_actions_alike():
         (lambda: task_group("around_right", order=3), "from 2 to 2.*order=3"),
         (lambda: task_group("add_jump", order=1), "from 2 to 4"),
         (lambda: task_group("add_jump", order=2.5), "from 2 to 4.*order=2.5"),
-        (lambda: word_group([["jump", "hop"], ["I_JUMP", "I_RUN"]]), "'hop'"),
-        (lambda: word_group([["jump", "run"], ["I_JUMP"]]), "lengths"),
-        (lambda: word_group([["jump", "run"], ["I_RUN", "jump"]]), "2 times"),
-        (lambda: word_group([["<start>", "run"]]), "'<start>'"),
     ],
 )
-def test_groups_over_words_that_are_not_there_are_refused(make, message):
+def test_groups_that_a_task_does_not_have_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -161,8 +166,8 @@ def test_the_translator_takes_sentences_and_refuses_what_the_model_cannot_read()
         translator(["hop twice"])
     with pytest.raises(ValueError, match="1 to 3 words"):
         translator(["jump twice and walk"])
-    with pytest.raises(ValueError, match="22 tokens.*with 5 tokens"):
-        Translator(random_model(), sk.data.Vocabulary(["jump"], ["JUMP"]))
+    with pytest.raises(ValueError, match="22 tokens.*of 5 tokens"):
+        Translator(sk.models.create("gru_seq2seq", vocabulary_size=5))
 
 
 def test_batches_hold_every_pair_once_an_epoch_in_an_order_of_seed_and_epoch():
@@ -243,7 +248,7 @@ def test_a_model_that_knows_jump_alone_says_jump_twice_once_verbs_may_change_pla
     known = Sentences(*map(list, zip(*pairs, strict=True)))
     model = sk.models.create("gru_seq2seq", vocabulary_size=WORDS.size, units=24, dropout=0.0)
     model.compile(keras.optimizers.Adam(0.01), cross_entropy(), jit_compile=False)
-    model.fit(Batches(known, 10, seed=0, lengths=(4,), max_command=2), epochs=150, verbose=0, shuffle=False)
+    model.fit(Batches(known, 10, seed=0, lengths=(4,)), epochs=150, verbose=0, shuffle=False)
     test = Sentences(["jump twice", "jump thrice"], ["I_JUMP I_JUMP", "I_JUMP I_JUMP I_JUMP"])
     alone = Translator(model, max_actions=4)
     assert alone.exact_match(known) == 1

@@ -113,9 +113,9 @@ class Experiment:
         known, test = (load(task, split, self.smoke) for split in ("train", "test"))
         rows = np.random.default_rng(0).permutation(len(known.commands))
         return {
-            "train": pick(known, rows[len(rows) // 10 :]),
-            "validation": pick(known, rows[: self.held_out]),
-            "test": pick(test, np.random.default_rng(0).permutation(len(test.commands))[: self.tested]),
+            "train": known.pick(rows[len(rows) // 10 :]),
+            "validation": known.pick(rows[: self.held_out]),
+            "test": test.pick(np.random.default_rng(0).permutation(len(test.commands))[: self.tested]),
         }
 
     def _pretrained(self, task, cell, seed):
@@ -135,11 +135,7 @@ def load(task, split, smoke):
         return sk.data.load_scan(task, split)
     found, word = sk.data.scan_sentences(), {"add_jump": "jump", "around_right": "around right"}[task]
     rows = [row for row, command in enumerate(found.commands) if (word in command) == (split == "test")]
-    return pick(found, rows[:64])
-
-
-def pick(sentences, rows):
-    return sk.data.Sentences(*([part[row] for row in rows] for part in sentences))
+    return found.pick(rows[:64])
 
 
 def print_table(rows):

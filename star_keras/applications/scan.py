@@ -19,6 +19,7 @@ from star_keras.groups import VocabularyCycle
 from star_keras.guards.arguments import check_count, is_whole
 from star_keras.models.decoding import BROKEN, GreedyDecoder
 
+LONGEST_COMMAND = 9  # words
 # Words that a task exchanges in commands and, in the same places, in actions; the first two are the
 # paper's group of order 2.
 TASK_WORDS = {
@@ -27,31 +28,8 @@ TASK_WORDS = {
 }
 
 
-def word_group(rings, vocabulary=SCAN_VOCABULARY):
-    """The group that advances rings of words together, in commands and in actions.
-
-    Args:
-        rings: lists of words, all of one length, the order of the group.
-        vocabulary: a `data.Vocabulary`. Defaults to that of SCAN.
-
-    Returns:
-        A `groups.VocabularyCycle`.
-
-    Raises:
-        ValueError: if a word is not in the vocabulary, rings differ in length, or a word occurs twice.
-
-    Example:
-
-    >>> group = word_group([["jump", "run"], ["I_JUMP", "I_RUN"]])
-    >>> tokens = SCAN_VOCABULARY.encode_actions(["I_JUMP I_WALK"], length=2)
-    >>> SCAN_VOCABULARY.decode(group.ids.act(1, tokens))
-    ['I_RUN I_WALK']
-    """
-    return VocabularyCycle([vocabulary.tokens(ring) for ring in rings], vocabulary.size)
-
-
 def task_group(task, order=2):
-    """The group of a task of SCAN.
+    """The group of a task of SCAN: it advances words together, in commands and in actions.
 
     "add_jump" exchanges "jump" and "run", or advances the four verbs with actions of their own;
     "around_right" exchanges "right" and "left". A command with both words of a pair keeps both when they
@@ -61,15 +39,24 @@ def task_group(task, order=2):
         task: "add_jump" or "around_right".
         order: number of words in a ring: 2 (default), or up to 4 for "add_jump".
 
+    Returns:
+        A `groups.VocabularyCycle`.
+
     Raises:
         ValueError: if the task is unknown or has no such group.
+
+    Example:
+
+    >>> tokens = SCAN_VOCABULARY.encode_actions(["I_JUMP I_WALK"], length=2)
+    >>> SCAN_VOCABULARY.decode(task_group("add_jump").ids.act(1, tokens))
+    ['I_RUN I_WALK']
     """
     if task not in TASK_WORDS:
         raise ValueError(f"`task` must be one of {tuple(TASK_WORDS)}. Received: task={task!r}")
     rings = TASK_WORDS[task]
     if not is_whole(order) or not 2 <= order <= len(rings[0]):
         raise ValueError(f"`order` must be from 2 to {len(rings[0])} for {task!r}. Received: order={order}")
-    return word_group([ring[:order] for ring in rings])
+    return VocabularyCycle([SCAN_VOCABULARY.tokens(ring[:order]) for ring in rings], SCAN_VOCABULARY.size)
 
 
 class Batches(keras.utils.PyDataset):
@@ -83,15 +70,13 @@ class Batches(keras.utils.PyDataset):
         batch_size: rows of a batch; the last one of a length is filled up with rows drawn twice.
         seed: of the order, an integer.
         lengths: bounds of the lengths in tokens, end included, the last at least that of the longest.
-        vocabulary: a `data.Vocabulary`. Defaults to that of SCAN.
-        max_command: greatest number of words of a command. Defaults to 9.
 
     Yields `({"commands": ..., "actions": ...}, targets)`: what `SequenceToSequence` is fitted with; compile
     with `cross_entropy()`.
 
     Raises:
         ValueError: if there are no sentences, or not as many commands as actions, `batch_size` is not
-            positive, or a sentence is too long or has a word that the vocabulary lacks.
+            positive, or a sentence is too long or has a word that SCAN lacks.
 
     Example:
 
@@ -103,13 +88,11 @@ class Batches(keras.utils.PyDataset):
     ((2, 9), (2, 12), (2, 12))
     """
 
-    def __init__(
-        self, sentences, batch_size, seed, lengths=(12, 24, 49), vocabulary=SCAN_VOCABULARY, max_command=9
-    ):
+    def __init__(self, sentences, batch_size, seed, lengths=(12, 24, 49)):
         super().__init__()
         _check_pairs(sentences)
-        self.commands = vocabulary.encode_commands(sentences.commands, max_command)
-        self.tokens = vocabulary.encode_actions(sentences.actions, lengths[-1] - 1)
+        self.commands = SCAN_VOCABULARY.encode_commands(sentences.commands, LONGEST_COMMAND)
+        self.tokens = SCAN_VOCABULARY.encode_actions(sentences.actions, lengths[-1] - 1)
         self.batch_size, self.seed, self.epoch = check_count("batch_size", batch_size), seed, 0
         ends = np.count_nonzero(self.tokens, axis=1) - 1
         self._groups = [
@@ -178,24 +161,22 @@ class Translator:
 
     Args:
         model: a `models.SequenceToSequence` or `models.EquivariantSequenceToSequence`.
-        vocabulary: a `data.Vocabulary` of the model's size. Defaults to that of SCAN.
         max_actions: greatest number of actions that are said, at most the model's. Defaults to None, the
             model's.
 
     Raises:
-        ValueError: if `model` is neither of the two, the vocabulary has another size than it, or
+        ValueError: if `model` is neither of the two or has another vocabulary than SCAN's, or
             `max_actions` is out of range.
     """
 
-    def __init__(self, model, vocabulary=SCAN_VOCABULARY, max_actions=None):
+    def __init__(self, model, max_actions=None):
         self.decoder = GreedyDecoder(model, max_actions)
-        self.vocabulary = vocabulary
         inner = getattr(model, "model", model)
         self.max_command = inner.max_command
-        if vocabulary.size != inner.vocabulary_size:
+        if inner.vocabulary_size != SCAN_VOCABULARY.size:
             raise ValueError(
-                f"`vocabulary` must have the model's {inner.vocabulary_size} tokens. "
-                f"Received: {vocabulary!r} with {vocabulary.size} tokens"
+                f"`model` must have the {SCAN_VOCABULARY.size} tokens of `data.SCAN_VOCABULARY`. "
+                f"Received: a model of {inner.vocabulary_size} tokens"
             )
 
     def __call__(self, commands, batch_size=256):
@@ -203,10 +184,10 @@ class Translator:
 
         Raises:
             ValueError: if there are no commands, or one is empty, too long, or has a word that the
-                vocabulary lacks.
+                SCAN lacks.
             NonFiniteError: if the model says NaN.
         """
-        tokens = self.vocabulary.encode_commands(commands, self.max_command)
+        tokens = SCAN_VOCABULARY.encode_commands(commands, self.max_command)
         if not len(tokens):
             raise ValueError("`commands` must be one sentence or more. Received: []")
         said = self.decoder.predict(tokens, batch_size=batch_size, verbose=0)
@@ -216,7 +197,7 @@ class Translator:
                 f"Logits of actions must be numbers. Received: NaN for {broken.sum()} of {len(said)} "
                 "commands. The model's weights or its arithmetic overflow."
             )
-        return self.vocabulary.decode(said)
+        return SCAN_VOCABULARY.decode(said)
 
     def exact_match(self, sentences, batch_size=256):
         """The share of commands whose actions are right from the first to the last, length included.

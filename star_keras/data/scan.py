@@ -22,10 +22,20 @@ MARKS = ("<padding>", "<start>", "<end>")
 
 
 class Sentences(typing.NamedTuple):
-    """One split of a task: `commands[i]` asks for `actions[i]`, both words with spaces between."""
+    """One split of a task: `commands[i]` asks for `actions[i]`, both words with spaces between.
+
+    Example:
+
+    >>> Sentences(["jump", "run", "walk"], ["I_JUMP", "I_RUN", "I_WALK"]).pick([2, 0])
+    Sentences(commands=['walk', 'jump'], actions=['I_WALK', 'I_JUMP'])
+    """
 
     commands: list
     actions: list
+
+    def pick(self, rows):
+        """The pairs of these rows, in the order of `rows`."""
+        return Sentences(*([column[row] for row in rows] for column in self))
 
 
 class Vocabulary:

@@ -41,7 +41,7 @@ def run(
     known = sentences("train", smoke)
     rows = np.random.default_rng(0).permutation(len(known.commands))
     held_out = len(rows) // 10
-    train, validation = pick(known, rows[held_out:]), pick(known, rows[: min(held_out, 500)])
+    train, validation = known.pick(rows[held_out:]), known.pick(rows[: min(held_out, 500)])
 
     # Model: 64 units, as in the paper's code.
     network = sk.models.create("gru_seq2seq", vocabulary_size=sk.data.SCAN_VOCABULARY.size)
@@ -77,11 +77,7 @@ def sentences(split, smoke):
         return sk.data.load_scan(TASK, split)
     found = sk.data.scan_sentences()
     rows = [row for row, command in enumerate(found.commands) if ("jump" in command) == (split == "test")]
-    return pick(found, rows[:80])
-
-
-def pick(sentences, rows):
-    return sk.data.Sentences(*([part[row] for row in rows] for part in sentences))
+    return found.pick(rows[:80])
 
 
 def measured(model, validation, test):
