@@ -5,6 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -87,6 +88,23 @@ def test_evidence_on_equitune_goes_on_and_judges_each_ordering(printed):
                 if (other["method"], other["stage"], other["seed"]) == ("equitune", "zero-shot", row["seed"])
             )
             assert row["uniform_weights"] == mean
+
+
+def test_sweeps_of_one_script_share_its_minutes(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(EVIDENCE))
+    minutes, done = [0], []
+    clock = types.SimpleNamespace(monotonic=lambda: 60 * minutes[0])
+    monkeypatch.setattr(importlib.import_module("star_keras.recipes.results"), "time", clock)
+
+    def of_a_minute(**run):
+        minutes[0] += 1
+        done.append(run["stage"])
+        return {"turned": 0.5}
+
+    cnn = importlib.import_module("equitune_cnn")
+    monkeypatch.setattr(cnn, "Experiment", lambda smoke: of_a_minute)
+    cnn.run(str(tmp_path), minutes=4.5, smoke=True)
+    assert done == ["zero-shot"] * 5
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 import numpy as np
+from measuring import FROZEN, TUNING, difference, fine_tune, predict, share
 
 import star_keras as sk
 
@@ -55,18 +56,17 @@ NAMES = {
     "equizero": "equizero",
     "lambda": "λ-equitune",
 }
-FROZEN, TUNING, DATA = "zero-shot", "fine-tuned", "data"
+DATA = "data"  # the stage in which the score learns from fewer and fewer images
 
 
 def run(results=str(RESULTS), minutes=None, smoke=False):
     plan = SMALL if smoke else WHOLE
-    experiment = Experiment(smoke)
-    go = functools.partial(
-        sk.recipes.sweep,
-        experiment,
-        path=sk.recipes.results_file(results, "equitune_cnn", smoke),
-        minutes=minutes,
-    )
+    experiment, left = Experiment(smoke), sk.recipes.time_left(minutes)
+    path = sk.recipes.results_file(results, "equitune_cnn", smoke)
+
+    def go(runs):
+        return sk.recipes.sweep(experiment, runs, path, left())
+
     row = {"stage": FROZEN, "seed": CHOOSING_SEED, "split": "validation"}
     choices = [{"method": proxy, "setting": None, **row} for proxy in plan["proxies"]]
     choices += [{"method": "lambda", "setting": steps, **row} for steps in plan["steps"]]
@@ -219,24 +219,6 @@ def turn(images, seed):
     return np.stack([np.rot90(image, turns) for image, turns in zip(images, drawn, strict=True)])
 
 
-def fine_tune(model, images, labels, rate):
-    """One epoch."""
-    model.compile(
-        keras.optimizers.SGD(rate, momentum=0.9),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    model.fit(images, labels, batch_size=32, epochs=1, verbose=0)
-
-
-def predict(model, images):
-    batches = (images[start : start + 250] for start in range(0, len(images), 250))
-    return np.concatenate([np.array(model(batch)).argmax(axis=-1) for batch in batches])
-
-
-def share(guesses, labels):
-    return float(np.mean(guesses == labels))
-
-
 def print_table(*stages):
     print("\nAccuracy in % on test images, mean ± deviation over seeds\n")
     print("| method | stage | turned | upright |\n|---|---|---|---|")
@@ -273,11 +255,6 @@ def print_data(rows):
     for fraction in dict.fromkeys(row["fraction"] for row in rows):
         turned = [row["turned"] for row in rows if row["fraction"] == fraction]
         print(f"| {100 * fraction:g} % | {sk.recipes.mean_and_deviation(turned, factor=100)} |")
-
-
-def difference(first, second):
-    """Of the second from the first, in points."""
-    return sk.evaluation.paired_comparison(100 * np.array(first), 100 * np.array(second))
 
 
 if __name__ == "__main__":

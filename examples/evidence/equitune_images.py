@@ -37,19 +37,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import converted
 import keras
 import numpy as np
-from equitune_cnn import (
-    FROZEN,
-    NAMES,
-    TUNING,
-    difference,
-    drawn_turns,
-    fine_tune,
-    load,
-    predict,
-    print_verdicts,
-    share,
-    turn,
-)
+from equitune_cnn import NAMES, drawn_turns, load, print_verdicts, turn
+from measuring import FROZEN, TUNING, difference, fine_tune, predict, share
 from transfer import crops
 
 import star_keras as sk

@@ -36,6 +36,7 @@ import equitune_control
 import equitune_zero_shot
 import keras
 import numpy as np
+from measuring import FROZEN, predict, share
 
 import star_keras as sk
 
@@ -84,8 +85,7 @@ class Experiment:
     def _images(self, method, part):
         images, labels = (array[part :: self.plan["images"]] for array in self._test_images())
         turned = equitune_zero_shot.move(TURNS, images, part)
-        guesses = equitune_zero_shot.predict(self._classifier(method), turned)
-        return equitune_zero_shot.share(guesses, labels)
+        return share(predict(self._classifier(method), turned), labels)
 
     @functools.lru_cache  # noqa: B019 - one experiment lives as long as the process
     def _test_images(self):
@@ -100,7 +100,7 @@ class Experiment:
         return wrap(method, logits, TURNS)
 
     def _zero_shot(self, method, seed):
-        found = self._encoders()(equitune_zero_shot.FROZEN, method, None, "quarter turns", seed, "test")
+        found = self._encoders()(FROZEN, method, None, "quarter turns", seed, "test")
         return found["moved"]
 
     @functools.lru_cache  # noqa: B019
@@ -110,16 +110,14 @@ class Experiment:
     def _commands(self, method, part):
         sentences = self._test_commands()
         rows = np.random.default_rng(0).permutation(len(sentences.commands))[part :: self.plan["commands"]]
-        asked = sk.data.Sentences(*([column[row] for row in rows] for column in sentences))
-        return self._translator(method).exact_match(asked, batch_size=len(rows))
+        return self._translator(method).exact_match(sentences.pick(rows), batch_size=len(rows))
 
     @functools.lru_cache  # noqa: B019
     def _test_commands(self):
         if not self.smoke:
             return sk.data.load_scan("add_jump", "test")
         found = sk.data.scan_sentences()
-        rows = [row for row, command in enumerate(found.commands) if "jump" in command][:32]
-        return sk.data.Sentences(*([column[row] for row in rows] for column in found))
+        return found.pick([row for row, command in enumerate(found.commands) if "jump" in command][:32])
 
     @functools.lru_cache  # noqa: B019
     def _translator(self, method):

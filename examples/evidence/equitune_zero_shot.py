@@ -29,6 +29,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 import numpy as np
+from measuring import FROZEN, TUNING, difference, fine_tune, predict, share
 
 import star_keras as sk
 
@@ -52,7 +53,6 @@ NAMES = {
     "two stages": "λ-equitune, two stages",
     "joint": "λ-equitune, joint",
 }
-FROZEN, TUNING = "zero-shot", "fine-tuned"
 RATE = 1e-3  # what each method of equitune_cnn.py chose
 # What is run, and with --smoke.
 WHOLE = {
@@ -219,11 +219,7 @@ class Experiment:
         else:
             name = self.chosen["proxy"] if method == "equizero" else method
             model = self._wrap(name, self._classifier(seed), group)
-        model.compile(
-            keras.optimizers.SGD(rate, momentum=0.9),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        )
-        model.fit(move(group, images, seed), labels, batch_size=32, epochs=1, verbose=0)
+        fine_tune(model, move(group, images, seed), labels, rate)
         return model
 
 
@@ -249,15 +245,6 @@ def move(group, images, seed):
     """Each image moved by a random element."""
     drawn = np.random.default_rng((seed, 1)).integers(group.order, size=len(images))
     return np.array(group.orbit(images))[drawn, np.arange(len(images))]
-
-
-def predict(model, images):
-    batches = (images[start : start + 250] for start in range(0, len(images), 250))
-    return np.concatenate([np.array(model(batch)).argmax(axis=-1) for batch in batches])
-
-
-def share(guesses, labels):
-    return float(np.mean(guesses == labels))
 
 
 def print_table(rows):
@@ -296,11 +283,6 @@ def print_verdicts(title, rows):
         uniform = [row["uniform_weights"] for row in rows if row["method"] == method]
         loss = difference(scores[method], uniform)
         print(f"- uniform weights in place of the trained λ ({NAMES[method]}): {loss:+.1f} points")
-
-
-def difference(first, second):
-    """Of the second from the first, in points."""
-    return sk.evaluation.paired_comparison(100 * np.array(first), 100 * np.array(second))
 
 
 if __name__ == "__main__":
