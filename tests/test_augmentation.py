@@ -3,15 +3,12 @@
 import colorsys
 import itertools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from _augmentations import applied, arrays, blur_reference, encoded, photographs
+from _elsewhere import run_elsewhere
 from PIL import Image
 
 from star_keras import augmentation as aug
@@ -218,17 +215,11 @@ np.savez(sys.argv[2], views=keras.ops.convert_to_numpy(augmentation.apply(images
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", sorted({"tensorflow", "jax", "torch"} - {keras.backend.backend()}))
 def test_given_parameters_make_the_same_views_on_every_backend(backend, tmp_path):
-    pytest.importorskip(backend)
     augmentation = aug.Compose([*aug.star_views(16).augmentations, aug.Solarize(), aug.QuarterTurn()])
     images, parameters = photographs(12, 20, 20), arrays(augmentation.sample(12, (20, 20, 3), 3))
     np.savez(tmp_path / "given.npz", images=images, **parameters)
     config = json.dumps(keras.saving.serialize_keras_object(augmentation))
-    subprocess.run(
-        [sys.executable, "-c", OTHER_BACKEND, tmp_path / "given.npz", tmp_path / "made.npz", config],
-        env={**os.environ, "KERAS_BACKEND": backend},
-        cwd=Path(__file__).parents[1],
-        check=True,
-    )
+    run_elsewhere(OTHER_BACKEND, tmp_path / "given.npz", tmp_path / "made.npz", config, backend=backend)
     made = np.load(tmp_path / "made.npz")
     np.testing.assert_allclose(made["views"], applied(augmentation, images, parameters), atol=5e-3)
     np.testing.assert_array_equal(made["codes"], encoded(augmentation, parameters))

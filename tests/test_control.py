@@ -1,12 +1,12 @@
 """Deep Q-learning: the gridworld, other tasks, playing, training, returns, bad input."""
 
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
 from _control import RNG, q_network
+from _elsewhere import run_elsewhere
 
 import star_keras as sk
 from star_keras.applications import control
@@ -80,11 +80,10 @@ def test_without_gymnasium_the_extra_is_named(monkeypatch):
 
 
 @pytest.mark.slow
-def test_star_keras_is_imported_without_gymnasium(tmp_path):
-    code = (
+def test_star_keras_is_imported_without_gymnasium():
+    run_elsewhere(
         "import sys; sys.modules['gymnasium'] = None; import star_keras as sk; sk.applications.control.DQN()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
 
 
 @pytest.mark.parametrize("play", [control.evaluate_returns, control.DQN().train])
