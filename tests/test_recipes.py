@@ -52,6 +52,11 @@ def test_no_run_begins_when_time_is_up(tmp_path):
     assert sweep(score, RUNS, path, minutes=0) == [{**RUNS[0], **score(**RUNS[0])}]
 
 
+def test_one_run_has_no_deviation_and_several_have_that_of_a_sample():
+    assert recipes.spread([0.7]) == {"mean": 0.7, "std": 0.0, "runs": [0.7]}
+    assert recipes.spread((1.0, 3.0)) == {"mean": 2.0, "std": 2**0.5, "runs": [1.0, 3.0]}
+
+
 @pytest.mark.parametrize(
     ("seconds", "chosen"), [((1.0, 2.0), "float32"), ((1.1, 1.0), "float32"), ((1.3, 1.0), "mixed_bfloat16")]
 )

@@ -6,6 +6,7 @@ import numpy as np
 
 from star_keras import callbacks, evaluation, models
 from star_keras.evaluation import untrained
+from star_keras.recipes.results import spread
 
 
 def num_steps(images, batch_size, epochs):
@@ -58,12 +59,10 @@ def measure(backbone, train, test, count=10000, seeds=(0, 1, 2)):
         probe = evaluation.linear_probe(*split, weights=weights, seed=seed, standardize=True)
         found["linear_probe"].append(probe.to_dict())
         found["nearest_neighbor"].append(evaluation.nearest_neighbors(*split).to_dict())
-    summary = {}
-    for name, results in found.items():
-        accuracies = [result["accuracy"] for result in results]
-        spread = float(np.std(accuracies, ddof=1)) if len(seeds) > 1 else 0.0
-        summary[name] = {"mean": float(np.mean(accuracies)), "std": spread, "runs": results}
-    return summary
+    return {
+        name: {**spread([result["accuracy"] for result in results]), "runs": results}
+        for name, results in found.items()
+    }
 
 
 def pretrain(model, images, labelled, folder, epochs, batch_size, seed, minutes=None):

@@ -74,6 +74,21 @@ def mean_and_deviation(values, form=".1f", factor=1):
     return f"{values.mean():{form}} ± {values.std(ddof=1):{form}}"
 
 
+def spread(values):
+    """What a file of results holds of a value's runs: mean, standard deviation (of one run 0) and each.
+
+    Args:
+        values: list of numbers.
+
+    Example:
+
+    >>> spread([0.5, 0.75, 1.0])
+    {'mean': 0.75, 'std': 0.25, 'runs': [0.5, 0.75, 1.0]}
+    """
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "std": deviation, "runs": list(values)}
+
+
 def time_left(minutes):
     """How much is left of a limit that several sweeps share: a function that returns minutes.
 

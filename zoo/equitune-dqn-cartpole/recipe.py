@@ -10,7 +10,9 @@ are there for choosing. `--smoke` shows in a minute that everything works,
 `--measure` measures the finished model, `--publish` puts it into the zoo, too, where its name is still free.
 """
 
+import functools
 import pathlib
+import typing
 
 import keras
 import numpy as np
@@ -43,63 +45,81 @@ def run(
         options["warmup"] = 256
 
     # Data: the mirror is asked for, not assumed.
-    symmetry = control.symmetry_of(TASK)
-    symmetry.check(TASK)
+    control.symmetry_of(TASK).check(TASK)
 
-    def learned(seed, verbose):
-        keras.utils.set_random_seed(seed)
-
-        # Model: the default network of Stable-Baselines3, two layers of 64.
-        network = sk.models.create("q_network", state_size=4, num_actions=2)
-
-        # Optimiser: Adam at the rate that RL Baselines3 Zoo tuned for this task, then gently and with little
-        # exploration: the network knows something already.
-        history = control.DQN(**options).train(network, TASK, steps, seed, verbose)
-        model = symmetry.wrap(network)
-        zero_shot = (returns(network), returns(model)) if measure or publish else None
-        tuner = control.DQN(learning_rate=5e-4, exploration=(0.1, 0.04), **options)
-        scores, kept = [chosen_by(model)], (model.get_weights(), history)
-        for number in range(1, rounds + 1):
-            tuned = tuner.train(model, TASK, tuning, seed + 1000 * number, verbose)
-            history = {key: history[key] + tuned[key] for key in history}
-            scores.append(chosen_by(model))
-            if scores[-1] > max(scores[:-1]):
-                kept = model.get_weights(), history
-        weights, history = kept
-        model.set_weights(weights)
-        return model, zero_shot, scores, history
-
-    model, zero_shot, scores, history = learned(SEEDS[0], verbose=1)
-    sk.models.save(model, pathlib.Path(folder) / "model", overwrite=True)
+    learn = functools.partial(
+        learned, steps=steps, tuning=tuning, rounds=rounds, options=options, measure=measure or publish
+    )
+    kept = learn(SEEDS[0], verbose=1)
+    sk.models.save(kept.model, pathlib.Path(folder) / "model", overwrite=True)
 
     if measure or publish:
-        runs = [(model, zero_shot, scores), *(learned(seed, verbose=0)[:3] for seed in SEEDS[1:])]
-        found = [returns(each) for each, _, _ in runs]
-        alone, wrapped = zip(*(numbers for _, numbers, _ in runs), strict=True)
-        states = np.random.default_rng(0).normal(size=(100, 4)).astype("float32")
-        results = {
-            "return": found[0],
-            "return_of_seeds": spread(found),
-            "return_pretrained": spread(alone),
-            "return_equitune_untuned": spread(wrapped),
-            "episodes": EPISODES,
-            "equivariance_error": float(model.equitune.equivariance_error(states).max()),
-            "run": {
-                "epochs": len(history["loss"]),
-                "seeds": SEEDS,
-                "precision": precision,
-                "steps": steps,
-                "tuning_steps": tuning * rounds,
-                # Of each seed: before tuning, and after each round of it.
-                "choosing_returns": [scores for _, _, scores in runs],
-                "history": history,
-            },
+        runs = [kept, *map(learn, SEEDS[1:])]
+        results = measured(runs)
+        results["run"] = {
+            "epochs": len(kept.history["loss"]),
+            "seeds": SEEDS,
+            "precision": precision,
+            "steps": steps,
+            "tuning_steps": tuning * rounds,
+            # Of each seed: before tuning, and after each round of it.
+            "choosing_returns": [one.scores for one in runs],
+            "history": kept.history,
         }
         sk.recipes.write_results(f"{folder}/results.json", results)
-        print({key: value for key, value in results.items() if key != "run"})
         if publish:
-            put_into_zoo(model, results)
-    return model
+            put_into_zoo(kept.model, results)
+    return kept.model
+
+
+class Learned(typing.NamedTuple):
+    """The model of a seed: returns before tuning, alone and wrapped; those it was chosen by; its history."""
+
+    model: keras.Model
+    untuned: tuple | None
+    scores: list
+    history: dict
+
+
+def learned(seed, steps, tuning, rounds, options, measure, verbose=0):
+    keras.utils.set_random_seed(seed)
+
+    # Model: the default network of Stable-Baselines3, two layers of 64.
+    network = sk.models.create("q_network", state_size=4, num_actions=2)
+
+    # Optimiser: Adam at the rate that RL Baselines3 Zoo tuned for this task, then gently and with little
+    # exploration: the network knows something already.
+    history = control.DQN(**options).train(network, TASK, steps, seed, verbose)
+    model = control.symmetry_of(TASK).wrap(network)
+    untuned = (returns(network), returns(model)) if measure else None
+    tuner = control.DQN(learning_rate=5e-4, exploration=(0.1, 0.04), **options)
+    scores, kept = [chosen_by(model)], (model.get_weights(), history)
+    for number in range(1, rounds + 1):
+        tuned = tuner.train(model, TASK, tuning, seed + 1000 * number, verbose)
+        history = {key: history[key] + tuned[key] for key in history}
+        scores.append(chosen_by(model))
+        if scores[-1] > max(scores[:-1]):
+            kept = model.get_weights(), history
+    weights, history = kept
+    model.set_weights(weights)
+    return Learned(model, untuned, scores, history)
+
+
+def measured(runs):
+    """Returns of every seed, before tuning, too, and how exactly the first model treats left as right."""
+    found = [returns(one.model) for one in runs]
+    alone, wrapped = zip(*(one.untuned for one in runs), strict=True)
+    states = np.random.default_rng(0).normal(size=(100, 4)).astype("float32")
+    results = {
+        "return": found[0],
+        "return_of_seeds": sk.recipes.spread(found),
+        "return_pretrained": sk.recipes.spread(alone),
+        "return_equitune_untuned": sk.recipes.spread(wrapped),
+        "episodes": EPISODES,
+        "equivariance_error": float(runs[0].model.equitune.equivariance_error(states).max()),
+    }
+    print(results)
+    return results
 
 
 def returns(model, episodes=EPISODES, first=FIRST_EPISODE):
@@ -108,10 +128,6 @@ def returns(model, episodes=EPISODES, first=FIRST_EPISODE):
 
 def chosen_by(model):
     return returns(model, CHOOSING_EPISODES, FIRST_CHOOSING_EPISODE)
-
-
-def spread(values):
-    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "runs": list(values)}
 
 
 def put_into_zoo(model, results):
