@@ -2,6 +2,7 @@
 
 Data       cifar10_train45k and cifar10_test1k in the folder STAR_KERAS_DATA
 Command    star-keras pretrain moe-cifar10 --folder runs/moe-cifar10
+Published  the same with `--precision float32`
 
 The recipe is that of snnl-moe-fashion-mnist with other defaults.
 """

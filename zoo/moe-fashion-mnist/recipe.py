@@ -2,6 +2,7 @@
 
 Data       the images of Fashion-MNIST that travel with the package
 Command    star-keras pretrain moe-fashion-mnist --folder runs/moe-fashion-mnist
+Published  the same with `--precision float32`
 
 The recipe is that of snnl-moe-fashion-mnist with other defaults.
 """

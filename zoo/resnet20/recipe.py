@@ -1,8 +1,10 @@
 """resnet20: a ResNet-20 classifier of CIFAR-10, the supervised neighbour of star-resnet20.
 
 Paper      He and others, Deep Residual Learning (2016), section 4.2, with a shorter schedule
-Data       cifar10_train45k, the first 45,000 training images, in the folder STAR_KERAS_DATA
+Data       cifar10_train45k, the first 45,000 training images, and to measure cifar10_test1k, in the folder
+           STAR_KERAS_DATA
 Command    star-keras pretrain resnet20 --folder runs/resnet20 [--minutes 10]
+Published  the same with `--precision mixed_bfloat16`
 
 Run the command again to go on where it stopped. `--smoke` shows in a minute that everything works,
 `--measure` measures the finished run, `--publish` puts it into the zoo, too, where its name is still free.

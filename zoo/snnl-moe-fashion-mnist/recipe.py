@@ -1,9 +1,10 @@
 """snnl-moe: a mixture of five experts behind features that the soft nearest neighbour loss disentangles.
 
 Paper      Agarap and Azcarraga, Mixture of Experts with Soft Nearest Neighbor Loss (2026), arXiv:2603.26734
-Data       the 10,000 images of Fashion-MNIST that travel with the package; `--data cifar10` for
-           cifar10_train45k in the folder STAR_KERAS_DATA
+Data       the 12,000 images of Fashion-MNIST that travel with the package; `--data cifar10` for
+           cifar10_train45k and cifar10_test1k in the folder STAR_KERAS_DATA
 Command    star-keras pretrain snnl-moe-fashion-mnist --folder runs/moe [--minutes 10]
+Published  the same with `--precision float32`
 
 Sizes and settings are our reading of the paper, which could not be had in full. Its baseline is the same
 recipe with `--weight 0`. Run the command again to go on where it stopped. `--smoke` shows in a minute that

@@ -1,8 +1,10 @@
 """star-resnet20: STAR pretraining of a ResNet-20 with eight experts on 45,000 CIFAR-10 images, no labels.
 
 Paper      Jeon and others, Soft Task-Aware Routing of Experts (NeurIPS 2025), sections 3 and 4
-Data       cifar10_train45k, the first 45,000 training images, in the folder STAR_KERAS_DATA
+Data       cifar10_train45k, the first 45,000 training images, and to measure cifar10_test1k, in the folder
+           STAR_KERAS_DATA
 Command    star-keras pretrain star-resnet20 --folder runs/star-resnet20 [--minutes 30]
+Published  the same with `--precision mixed_bfloat16`
 
 Run the command again to go on where it stopped; `--strategy mirrored` takes all devices. `--smoke` shows
 in a minute that everything works, `--measure` measures the finished run, `--publish` puts it into the zoo,
