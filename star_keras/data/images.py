@@ -24,7 +24,8 @@ class Split(typing.NamedTuple):
         images: uint8 array, `(n, height, width, 3)` or, grey, `(n, height, width)`. A list of n arrays
             `(height, width, 3)` where the images differ in size.
         labels: int64 array `(n,)`. A detection set has a list of n arrays, one label a box.
-        class_names: tuple of strings, indexed by label; None where the source names no classes.
+        class_names: tuple of strings, indexed by label: the labels themselves where an npz file names no
+            classes. None where a folder or a prepared set names none.
         boxes: None, or for a detection set a list of n float32 arrays `(boxes, 4)` of left, top, right
             and bottom in pixels.
     """
@@ -45,7 +46,7 @@ def to_rgb(images, size=None):
         size: side of the square in pixels, at least that of the images. Defaults to None: as they are.
 
     Returns:
-        An array `(n, size, size, 3)` of the type of `images`.
+        An array `(n, size, size, 3)`, or without `size` `(n, height, width, 3)`, of the type of `images`.
 
     Raises:
         ShapeError: if the images have another shape or do not fit into the square.

@@ -29,16 +29,17 @@ def load(name, split=None, size=None, data_dir=None, download=False, on_error="r
     `offsets`, where each begins and the last ends, `labels` and `class_names`; several splits put their name
     in front (`train_blob`). Nothing in it is unpickled. `tools/make_cifar10.py` writes two such files.
 
-    With `data_dir` only the last is tried. Pillow (extra `data`) decodes images; the embedded set needs
-    nothing.
+    With `data_dir` or `download` a name is that of a prepared set; paths are read all the same. Pillow (extra
+    `data`) decodes images; the embedded set needs nothing.
 
     Args:
         name: name of a set, or a path.
         split: name of a split, such as `"train"` or `"test"`. Defaults to None: `"train"` where there is
             one, else the only split.
         size: side in pixels: the shorter side is resized to it (bicubic) and the square in the middle
-            kept. Defaults to None: sizes as they are.
-        data_dir: folder of prepared tensorflow-datasets. Defaults to that of the library.
+            kept. Defaults to None: sizes as they are, as those of detection sets must be.
+        data_dir: folder of prepared tensorflow-datasets. Defaults to the one that `TFDS_DATA_DIR` names, or
+            to that of the library.
         download: let tensorflow-datasets fetch and prepare the set. Defaults to False.
         on_error: `"raise"`, or `"skip"` to leave out images that cannot be decoded, with one counted
             warning.
@@ -47,6 +48,7 @@ def load(name, split=None, size=None, data_dir=None, download=False, on_error="r
         A `Split`: `images` in [0, 255], `labels`, `class_names` and, for detection sets, `boxes`.
 
     Raises:
+        TypeError: if `name` is neither a string nor a path.
         ValueError: if there is no such set or split, or an image cannot be decoded.
         IntegrityError: if an npz file is not whole.
         ImportError: if a source needs a package that is not installed; names the extra.

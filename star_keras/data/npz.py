@@ -2,10 +2,12 @@
 
 - `blob`, uint8: all encoded images, one after another; `offsets`: image i is
   `blob[offsets[i]:offsets[i + 1]]`; `labels`; `class_names`. Splits put their name in front, as in
-  `train_blob`, or are named image by image in `split`.
+  `train_blob`.
 - `grid`, (rows, columns): each encoded image is a sheet of so many tiles, one tile an image.
-- `boxes_xyxy`, `box_labels` and `box_image`, the position of each box's image: a detection set.
-- `x_train`, `y_train`, `x_test`, `y_test`, or of other splits: arrays, with or without `class_names`.
+- `boxes_xyxy`, `box_labels` and `box_image`, the position of each box's image, in the place of `labels`: a
+  detection set, whose `split` names the split of every image.
+- `x_train`, `y_train`, `x_test`, `y_test`, or of other splits: arrays, with or without `class_names`, for
+  which the labels stand, as strings.
 """
 
 import itertools
