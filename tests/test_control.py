@@ -36,6 +36,10 @@ def test_distances_are_those_of_the_shortest_ways():
     assert len(control.make(control.GRIDWORLD).unwrapped.obstacles) == 8
 
 
+def test_a_side_may_be_a_whole_number_of_numpy():
+    assert control.make(control.GRIDWORLD, size=np.int64(5)).unwrapped.half == 2
+
+
 def test_episodes_begin_off_the_goal_follow_the_seed_and_are_cut_off():
     world = control.make(control.GRIDWORLD, goals=[(3, 0), (3, 1)])
     starts = np.array([world.reset(seed=seed)[0] for seed in range(50)])

@@ -3,6 +3,8 @@
 import gymnasium
 import numpy as np
 
+from star_keras.guards.arguments import is_whole
+
 # Right, up, left, down: a quarter turn counter-clockwise makes each the next.
 MOVES = ((1, 0), (0, 1), (-1, 0), (0, -1))
 _QUARTER_TURN = np.array([(0, -1), (1, 0)])
@@ -35,8 +37,8 @@ class Gridworld(gymnasium.Env):
     """
 
     def __init__(self, size=7, obstacles=None, goals=None):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 3 or size % 2 == 0:
-            raise ValueError(f"`size` must be an odd integer of at least 3. Received: size={size!r}")
+        if not is_whole(size) or size < 3 or size % 2 == 0:
+            raise ValueError(f"`size` must be an odd whole number of at least 3. Received: size={size!r}")
         self.size, self.half = size, size // 2
         every = [(x, y) for x in self._sides() for y in self._sides()]
         self.obstacles = _walls(self.half) if obstacles is None else _cells("obstacles", obstacles, every)
