@@ -257,6 +257,10 @@ def test_a_number_of_classes_is_a_positive_integer(num_classes, backbone):
         models.Classifier(backbone, num_classes)
 
 
+def test_a_number_of_classes_may_come_from_numpy(backbone):
+    assert type(models.Classifier(backbone, np.int64(3)).num_classes) is int
+
+
 @pytest.mark.parametrize("num_classes", [None, 5])
 def test_a_model_is_its_configuration(num_classes):
     model = models.create(

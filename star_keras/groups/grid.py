@@ -1,11 +1,11 @@
 """Groups that move pixels of channels-last maps exactly: quarter turns and mirrors."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from star_keras.exceptions import ShapeError
 from star_keras.groups.base import Group
+from star_keras.guards.arguments import check_choice, is_whole
 
 HEIGHT, WIDTH = -3, -2
 # After so many counter-clockwise quarter turns: (reverse the height, reverse the width, then transpose)
@@ -124,8 +124,7 @@ class Flip(_Grid):
     """
 
     def __init__(self, axis="width"):
-        if axis not in ("width", "height"):
-            raise ValueError(f'`axis` must be "width" or "height". Received: axis={axis!r}')
+        check_choice("axis", axis, ("width", "height"))
         self.axis = axis
         super().__init__([(0, False), (0 if axis == "width" else 2, True)])
 
@@ -169,7 +168,7 @@ class Dihedral(_Grid):
 
 
 def _check_n(name, n):
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n not in (1, 2, 4):
+    if not is_whole(n) or n not in (1, 2, 4):
         raise ValueError(
             f"`{name}(n)` moves pixels exactly, which only turns by 90 degrees do: n must be 1, 2 or 4. "
             f"Received: n={n!r}. For other angles use the interpolating `Rotations(n)`."

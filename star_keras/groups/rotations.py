@@ -9,6 +9,7 @@ from keras import ops
 from star_keras.exceptions import ShapeError
 from star_keras.groups.base import Group
 from star_keras.groups.grid import HEIGHT, WIDTH
+from star_keras.guards.arguments import check_choice, check_count
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
@@ -40,13 +41,8 @@ class Rotations(Group):
     """
 
     def __init__(self, n, interpolation="bilinear"):
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-            raise ValueError(f"`n` must be a positive whole number of rotations. Received: n={n!r}")
-        if interpolation not in ("bilinear", "nearest"):
-            raise ValueError(
-                f'`interpolation` must be "bilinear" or "nearest". Received: interpolation={interpolation!r}'
-            )
-        self.n = int(n)
+        check_choice("interpolation", interpolation, ("bilinear", "nearest"))
+        self.n = check_count("n", n)
         self.interpolation = interpolation
         elements = np.arange(self.n)
         super().__init__((elements[:, None] + elements) % n, {HEIGHT: None, WIDTH: None}, exact=False)

@@ -1,5 +1,6 @@
 """Checks of arguments and inputs that layers, models and measures share, and freezing."""
 
+import math
 import numbers
 
 from star_keras.backend import known_values
@@ -9,6 +10,17 @@ from star_keras.exceptions import ConfigError
 def is_whole(value):
     """Whether `value` is a whole number; True and False are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_finite(value):
+    """Whether `value` is a finite real number; True and False are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_choice(name, value, choices):
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={value!r}")
 
 
 def check_count(name, value):

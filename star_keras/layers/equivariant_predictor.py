@@ -1,13 +1,17 @@
 """The predictor of a view's embedding from the image's embedding and what the augmentation did."""
 
-import math
-import numbers
-
 import keras
 import numpy as np
 from keras import ops
 
-from star_keras.guards.arguments import check_count, check_features, check_width, check_widths, freeze_parts
+from star_keras.guards.arguments import (
+    check_count,
+    check_features,
+    check_width,
+    check_widths,
+    freeze_parts,
+    is_finite,
+)
 from star_keras.layers.initialization import torch_bias, torch_kernel
 from star_keras.layers.projector import Projector
 
@@ -133,5 +137,4 @@ def _check_numbers(name, values, positive=False):
 
 
 def _is_number(value, positive):
-    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_real and math.isfinite(value) and (value > 0 or not positive)
+    return is_finite(value) and (value > 0 or not positive)

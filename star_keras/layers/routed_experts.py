@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from star_keras.guards.arguments import (
+    check_choice,
     check_count,
     check_features,
     check_range,
@@ -348,8 +349,7 @@ class RoutedExperts(keras.layers.Layer):
         return cls(**{**config, "experts": experts})
 
     def _check_routing(self):
-        if self.routing not in ROUTINGS:
-            raise ValueError(f"`routing` must be one of {ROUTINGS}. Received: routing={self.routing!r}")
+        check_choice("routing", self.routing, ROUTINGS)
         if self.top_k is not None and self.top_k > self.num_experts:
             raise ValueError(
                 "`top_k` gates are kept of `num_experts`, so it cannot be greater. "

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from star_keras import backend
+from star_keras.guards.arguments import check_choice
 from star_keras.ops import directions, over_replicas, partner_slope, partner_surprise
 
 BLOCK_SIZE = 128
@@ -270,12 +271,6 @@ class _LabelledBatch:
         lengths = ops.sum(ops.square(keys), axis=1, keepdims=True)
         rows = ops.concatenate([2 * rows / temperature, ops.ones_like(rows[:, :1])], axis=1)
         return rows, ops.concatenate([keys, -lengths / temperature], axis=1)
-
-
-def check_choice(name, value, choices):
-    """Raises ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={value!r}")
 
 
 def check_temperature(temperature):

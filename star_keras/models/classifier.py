@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from star_keras.exceptions import ShapeError
+from star_keras.guards.arguments import check_count
 from star_keras.layers.initialization import torch_kernel
 from star_keras.models import checks
 from star_keras.models.image_model import ImageModel
@@ -65,10 +66,7 @@ class Classifier(OnBackbone):
     """
 
     def __init__(self, backbone, num_classes, classifier_activation="softmax", name=None, trainable=True):
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(
-                f"`num_classes` must be a positive integer. Received: num_classes={num_classes!r}"
-            )
+        num_classes = check_count("num_classes", num_classes)
         if len(backbone.output_shape) != 2:
             raise ShapeError(
                 "`backbone` must end in features (batch, features). Received: outputs of shape "

@@ -1,9 +1,7 @@
 """What a router is trained for beside the task, as shares of a replica."""
 
-import math
-import numbers
-
 from star_keras import backend, losses
+from star_keras.guards.arguments import is_finite
 from star_keras.layers import RoutedExperts
 from star_keras.ops import global_mean
 
@@ -25,7 +23,7 @@ class RouterTerms:
 
     def __init__(self, layers, weights):
         known = set(weights) <= set(TERMS)
-        if not known or not all(_is_finite(factor) for factor in weights.values()):
+        if not known or not all(is_finite(factor) for factor in weights.values()):
             raise ValueError(
                 f"`router_weights` must give finite factors to some of {TERMS}. Received: {weights!r}"
             )
@@ -67,7 +65,3 @@ class RouterTerms:
         tasks = list(tasks.values()) if isinstance(tasks, dict) else [tasks]
         values = [function(task) for task in tasks]
         return sum(global_mean(value) if len(value.shape) else value for value in values) / len(values)
-
-
-def _is_finite(factor):
-    return not isinstance(factor, bool) and isinstance(factor, numbers.Real) and math.isfinite(factor)

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from star_keras import backend
+from star_keras.guards.arguments import check_choice, is_finite
 from star_keras.guards.pixels import LooksAtArrays
 from star_keras.losses import SoftNearestNeighbor
 from star_keras.ops import equal_part, over_replicas
@@ -243,7 +244,7 @@ class SoftNearestNeighborRegularization(LooksAtArrays, keras.Model):
 
 
 def _check_arguments(weight, temperature, reduce):
-    if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not math.isfinite(weight):
+    if not is_finite(weight):
         raise ValueError(f"`weight` must be a finite number of either sign. Received: weight={weight!r}")
     if isinstance(temperature, str) and temperature not in TEMPERATURES:
         raise ValueError(
@@ -252,8 +253,7 @@ def _check_arguments(weight, temperature, reduce):
         )
     if not isinstance(temperature, str):
         SoftNearestNeighbor(temperature)
-    if reduce not in REDUCTIONS:
-        raise ValueError(f"`reduce` must be one of {REDUCTIONS}. Received: reduce={reduce!r}")
+    check_choice("reduce", reduce, REDUCTIONS)
 
 
 def _check_labels(labels):
