@@ -24,17 +24,22 @@ def num_replicas():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def require_tensorflow(purpose):
+    """Raises ValueError unless the backend is TensorFlow, which `purpose`, a noun in the singular, needs."""
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            f"{purpose} needs the backend tensorflow. Received: the backend {backend}; set KERAS_BACKEND."
+        )
+
+
 def use_all_devices():
     """Lets models made from now on train on all GPUs, or without one on all CPU devices, in sync.
 
     Raises:
         ValueError: on another backend than TensorFlow.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "Training on several devices needs the backend tensorflow. "
-            f"Received: the backend {keras.backend.backend()}; set KERAS_BACKEND."
-        )
+    require_tensorflow("Training on several devices")
     import tensorflow as tf
 
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
@@ -57,6 +62,21 @@ def replica_rows(count):
         return 0, count
     counts = context.all_gather(ops.reshape(ops.cast(count, "int32"), (1,)), axis=0)
     return ops.sum(counts[: context.replica_id_in_sync_group]), ops.sum(counts)
+
+
+def own_rows(draw, count):
+    """This replica's rows of what is drawn for all replicas at once, which all of them draw alike.
+
+    Args:
+        draw: function of the number of rows over all replicas; returns a tensor of so many rows, or a
+            dict of some.
+        count: number of rows on this replica, an int or a scalar tensor.
+    """
+    start, total = replica_rows(count)
+    drawn = draw(total)
+    if total is count:
+        return drawn
+    return keras.tree.map_structure(lambda rows: rows[start : start + count], drawn)
 
 
 def gather(rows):
@@ -149,38 +169,31 @@ def fused_batch_norm(inputs, scale, offset, epsilon):
         `(outputs, mean, variance)` with the unbiased variance, statistics in float32; None where
         the backend has no such kernel.
     """
+    empty = np.zeros(0, "float32")
+    return _fused_batch_norm(inputs, scale, offset, empty, empty, epsilon, training=True)
+
+
+def fused_batch_norm_inference(inputs, scale, offset, mean, variance, epsilon):
+    """Normalises with given statistics in one kernel; None where the backend has no such kernel."""
+    results = _fused_batch_norm(inputs, scale, offset, mean, variance, epsilon, training=False)
+    return results and results[0]
+
+
+def _fused_batch_norm(inputs, scale, offset, mean, variance, epsilon, training):
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
 
     # The kernel wants four dimensions; the collapsed middle keeps channels last.
     flat = tf.reshape(inputs, (-1, 1, 1, inputs.shape[-1])) if len(inputs.shape) != 4 else inputs
-    empty = tf.zeros((0,))
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=flat, scale=scale, offset=offset, mean=empty, variance=empty, epsilon=epsilon,
-        exponential_avg_factor=1.0, data_format="NHWC", is_training=True,
+        x=flat, scale=scale, offset=offset, mean=mean, variance=variance, epsilon=epsilon,
+        exponential_avg_factor=1.0, data_format="NHWC", is_training=training,
     )  # fmt: skip
     if flat is not inputs:
         outputs = tf.reshape(outputs, tf.shape(inputs))
         outputs.set_shape(inputs.shape)
     return outputs, mean, variance
-
-
-def fused_batch_norm_inference(inputs, scale, offset, mean, variance, epsilon):
-    """Normalises with given statistics in one kernel; None where the backend has no such kernel."""
-    if keras.backend.backend() != "tensorflow":
-        return None
-    import tensorflow as tf
-
-    flat = tf.reshape(inputs, (-1, 1, 1, inputs.shape[-1])) if len(inputs.shape) != 4 else inputs
-    outputs = tf.raw_ops.FusedBatchNormV3(
-        x=flat, scale=scale, offset=offset, mean=mean, variance=variance, epsilon=epsilon,
-        exponential_avg_factor=1.0, data_format="NHWC", is_training=False,
-    ).y  # fmt: skip
-    if flat is not inputs:
-        outputs = tf.reshape(outputs, tf.shape(inputs))
-        outputs.set_shape(inputs.shape)
-    return outputs
 
 
 def small_convolution(inputs, kernel, strides, padding):

@@ -6,6 +6,7 @@ from keras import ops
 
 from star_keras.augmentation.canvas import Canvas
 from star_keras.exceptions import ShapeError
+from star_keras.guards.arguments import is_whole
 
 
 class Augmentation(keras.layers.Layer):
@@ -66,7 +67,7 @@ class Augmentation(keras.layers.Layer):
             ValueError: `seed` is neither.
             ShapeError: such images cannot be augmented.
         """
-        is_int = isinstance(seed, int | np.integer) and not isinstance(seed, bool) and 0 <= seed < 2**32
+        is_int = is_whole(seed) and 0 <= seed < 2**32
         if not is_int and not isinstance(seed, keras.random.SeedGenerator):
             raise ValueError(
                 "`seed` must be an int in [0, 2**32) or a keras.random.SeedGenerator. "
@@ -195,6 +196,16 @@ class Sometimes(Augmentation):
 
     def get_config(self):
         return {**super().get_config(), "probability": self.probability}
+
+
+def unaugmented(images, size):
+    """The images beside their views: cut and resized to `(height, width)`, where a None fits any."""
+    if None in size or tuple(images.shape[1:3]) == tuple(size):
+        return images
+    images = ops.cast(images, "float32")
+    return ops.image.resize(
+        images, size, crop_to_aspect_ratio=True, antialias=True, data_format="channels_last"
+    )
 
 
 def checked_probability(probability):

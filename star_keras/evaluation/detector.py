@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from star_keras.backend import require_tensorflow
 from star_keras.evaluation.boxes import average_precision, check_boxes, pycocotools
 from star_keras.exceptions import NonFiniteError, ShapeError
 from star_keras.optional import needed
@@ -93,11 +94,7 @@ def detection(
     Reference: Lin et al., "Focal Loss for Dense Object Detection" (ICCV 2017); Jeon et al., "Soft
     Task-Aware Routing of Experts" (NeurIPS 2025), section 4, detection with a frozen backbone.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "Detection needs the backend tensorflow, which keras-cv computes boxes with. "
-            f"Received: the backend {keras.backend.backend()}; set KERAS_BACKEND."
-        )
+    require_tensorflow("Detection by keras-cv")
     keras_cv, _ = needed("keras_cv", "Detection needs keras-cv", "detection"), pycocotools()
     for name, part in (("train", train), ("test", test)):
         _check(name, part, backbone, num_classes)

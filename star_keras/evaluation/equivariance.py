@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from star_keras.augmentation.base import unaugmented
 from star_keras.evaluation.arrays import unit_rows
 from star_keras.evaluation.embeddings import extract_embeddings, in_batches
 from star_keras.evaluation.features import check_image_size, image_array
@@ -253,16 +254,8 @@ def _check_views(backbone, augmentation, images):
 def _plain(backbone, images):
     """The images without augmentation, cut and resized to the size the backbone takes."""
     size = tuple((getattr(backbone, "input_shape", None) or (None,) * 4)[1:3])
-    if None in size or images.shape[1:3] == size:
-        return images
-    resized = ops.image.resize(
-        ops.cast(images, "float32"),
-        size,
-        crop_to_aspect_ratio=True,
-        antialias=True,
-        data_format="channels_last",
-    )
-    return ops.convert_to_numpy(resized)
+    plain = unaugmented(images, size)
+    return plain if plain is images else ops.convert_to_numpy(plain)
 
 
 def _view_features(backbone, augmentation, images, parameters, views, batch_size):

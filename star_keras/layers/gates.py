@@ -60,10 +60,7 @@ def leave_out(experts, gates):
 
 def rows_of_global_batch(like, draw):
     """Random numbers of the shape of `like`: the rows of this replica of one draw for all of them."""
-    count = ops.shape(like)[0]
-    start, total = backend.replica_rows(count)
-    numbers = draw((total, *like.shape[1:]))
-    return numbers if total is count else numbers[start : start + count]
+    return backend.own_rows(lambda total: draw((total, *like.shape[1:])), ops.shape(like)[0])
 
 
 def _where_any(kept, logits):

@@ -29,7 +29,7 @@ def get_bias_initializer(identifier, fan_in):
 def read_initializer(name, identifier):
     """The argument called `name`, checked: a name stays a name, a Keras record becomes an initializer."""
     try:
-        initializer = torch_kernel() if identifier == "torch" else keras.initializers.get(identifier)
+        initializer = get_kernel_initializer(identifier)
     except ValueError:
         initializer = None
     if initializer is None:

@@ -6,7 +6,9 @@ from keras import ops
 
 from star_keras import backend
 from star_keras.augmentation import Augmentation
+from star_keras.augmentation.base import unaugmented
 from star_keras.exceptions import ShapeError
+from star_keras.guards.arguments import check_choice
 from star_keras.guards.pixels import LooksAtArrays, look_at_pixels, refuse_list, without_looking
 from star_keras.layers import EquivariantPredictor
 from star_keras.layers.wrapping import ends_in_softmax
@@ -106,8 +108,7 @@ class STARPretraining(LooksAtArrays, keras.Model):
                 "`invariance_weight` and `equivariance_weight` must not be negative, and one of them "
                 f"must be positive. Received: {invariance_weight} and {equivariance_weight}"
             )
-        if passes not in ("separate", "joint"):
-            raise ValueError(f'`passes` must be "separate" or "joint". Received: passes={passes!r}')
+        check_choice("passes", passes, ("separate", "joint"))
         if not isinstance(getattr(backbone, "input_shape", None), tuple):
             raise ValueError(
                 "`backbone` must be a built model of one batch of images, such as `keras.Model(inputs, "
@@ -171,7 +172,8 @@ class STARPretraining(LooksAtArrays, keras.Model):
         if not self.equivariance_weight:
             one, two = self._embed([first, second], training)
             return {"invariant_1": one["invariant"], "invariant_2": two["invariant"]}
-        plain, one, two = self._embed([self._plain(images), first, second], training)
+        plain = unaugmented(images, self.backbone.input_shape[1:3])
+        plain, one, two = self._embed([plain, first, second], training)
         source = plain["equivariant"]
         predictions = self._predict_views(source, [first_parameters, second_parameters], training)
         embeddings = {
@@ -191,21 +193,11 @@ class STARPretraining(LooksAtArrays, keras.Model):
         see different views, and the views one replica would have seen.
         """
         seed = self.seed_generator if training else self.seed + number
-        count = ops.shape(images)[0]
-        start, total = backend.replica_rows(count)
-        parameters = self.augmentation.sample(total, tuple(images.shape[1:]), seed)
-        if total is not count:
-            parameters = {name: rows[start : start + count] for name, rows in parameters.items()}
-        return self.augmentation.apply(images, parameters), self.augmentation.encode(parameters)
-
-    def _plain(self, images):
-        """The image without augmentation, at the size the backbone takes."""
-        size = self.backbone.input_shape[1:3]
-        if None in size or tuple(images.shape[1:3]) == tuple(size):
-            return images
-        return ops.image.resize(
-            images, size, crop_to_aspect_ratio=True, antialias=True, data_format="channels_last"
+        parameters = backend.own_rows(
+            lambda total: self.augmentation.sample(total, tuple(images.shape[1:]), seed),
+            ops.shape(images)[0],
         )
+        return self.augmentation.apply(images, parameters), self.augmentation.encode(parameters)
 
     def _embed(self, batches, training):
         def embed(images):
