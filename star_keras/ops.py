@@ -13,22 +13,21 @@ _SMALLEST_LENGTH = {"float16": 6.2e-5}  # below it float16 holds no full digits
 _WIDEST_GAP = 40.0
 
 
-def l2_normalize(inputs, axis=-1, epsilon=1e-12):
-    """Scales vectors to length one in float32: `x / sqrt(max(sum(x**2), epsilon))`.
+def l2_normalize(vectors):
+    """Scales vectors to length one in float32: `x / sqrt(max(sum(x**2), 1e-12))`.
 
     Args:
-        inputs: tensor of any float type. Vectors whose squares overflow are normalised as well.
-        axis: axis of the vectors. Defaults to the last.
-        epsilon: smallest squared length; a zero vector stays zero and has a finite gradient.
+        vectors: tensor of any float type, vectors along the last axis. Those whose squares overflow are
+            normalised as well; a zero vector stays zero and has a finite gradient.
 
     Returns:
-        A float32 tensor of the shape of `inputs`.
+        A float32 tensor of the shape of `vectors`.
     """
-    inputs = ops.cast(inputs, "float32")
-    largest = ops.max(ops.abs(inputs), axis=axis, keepdims=True)
-    inputs = inputs / ops.stop_gradient(ops.maximum(largest, 1.0))
-    squared = ops.sum(ops.square(inputs), axis=axis, keepdims=True)
-    return inputs * ops.rsqrt(ops.maximum(squared, epsilon))
+    vectors = ops.cast(vectors, "float32")
+    largest = ops.max(ops.abs(vectors), axis=-1, keepdims=True)
+    vectors = vectors / ops.stop_gradient(ops.maximum(largest, 1.0))
+    squared = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+    return vectors * ops.rsqrt(ops.maximum(squared, 1e-12))
 
 
 def global_mean(rows):

@@ -16,7 +16,7 @@ HEADER = """| name | what | data | epochs | accuracy | linear probe | 1-NN | MiB
 
 
 def table():
-    return HEADER + "".join(row(name) for name in models.list() if not models.info(name)["withdrawn"])
+    return HEADER + "".join(row(name) for name in models.list())
 
 
 def row(name):

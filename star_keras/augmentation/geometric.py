@@ -13,6 +13,7 @@ from star_keras.augmentation.canvas import per_image
 from star_keras.exceptions import ShapeError
 
 TRIES = 10
+MIDPOINTS = 1500
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
@@ -138,9 +139,9 @@ def _weights(start, length, old, new, transposed=False):
 
 
 @functools.lru_cache(maxsize=64)
-def _crop_moments(height, width, scale, ratio, steps=1500):
+def _crop_moments(height, width, scale, ratio):
     """Moments of top, left, height and width, integrated over area and ratio by the midpoint rule."""
-    draws = (np.arange(steps) + 0.5) / steps
+    draws = (np.arange(MIDPOINTS) + 0.5) / MIDPOINTS
     heights, widths, fits = _boxes(np, draws[:, None], draws[None], height, width, scale, ratio)
     missed = (1 - fits.mean()) ** TRIES
     means, squares = [], []
