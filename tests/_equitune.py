@@ -9,9 +9,6 @@ from keras import ops
 from star_keras import groups
 from star_keras.layers import EquiTune
 
-# Raised inside Keras when it turns a TensorFlow variable into an array.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
-
 S3 = [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 2, 1], [2, 1, 0], [1, 0, 2]]
 TURN = [[0.0, -1.0], [1.0, 0.0]]
 C4_MATRICES = [np.linalg.matrix_power(TURN, k) for k in range(4)]

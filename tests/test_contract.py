@@ -17,9 +17,6 @@ from keras import ops
 
 import star_keras
 
-# Raised inside Keras when it turns a TensorFlow variable into an array.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
-
 BACKENDS = ("tensorflow", "jax", "torch")
 POLICIES = ("mixed_bfloat16", "mixed_float16")
 INTEGERS = {"int32", "int64", "uint32"}

@@ -8,10 +8,6 @@ from _layers import FEATURES, TASKS, assert_same, experts, numbers
 from star_keras.layers import RoutedExperts
 from star_keras.layers.gates import drop_experts, keep_largest
 
-# Raised inside Keras when it turns a TensorFlow variable into an array.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
-
-
 # --- an independent float64 reference, one gate at a time -----------------------------------------
 
 

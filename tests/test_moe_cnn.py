@@ -7,9 +7,6 @@ import pytest
 import star_keras as sk
 from star_keras.exceptions import ConfigError, ShapeError
 
-# Raised inside Keras when it turns a TensorFlow variable into an array.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
-
 RNG = np.random.default_rng(0)
 
 

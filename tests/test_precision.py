@@ -13,9 +13,6 @@ from star_keras.exceptions import ConfigError
 from star_keras.layers import BatchNormalization, EquivariantPredictor, Projector, RoutedExperts
 from star_keras.losses import soft_nearest_neighbor
 
-# Raised inside Keras when it turns a TensorFlow variable into an array.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
-
 # On JAX and PyTorch, Keras itself rounds what an optimizer gets to float32.
 DOUBLE = 1e-12 if keras.backend.backend() == "tensorflow" else 1e-6
 POLICIES = {"float32": 1e-5, "float64": DOUBLE, "mixed_float16": 4e-3, "mixed_bfloat16": 3e-2}

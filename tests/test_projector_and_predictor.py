@@ -9,9 +9,6 @@ from _layers import FEATURES, assert_fills, assert_same, experts, label, numbers
 
 from star_keras.layers import EquivariantPredictor, Projector, RoutedExperts
 
-# Raised inside Keras when it turns a TensorFlow variable into an array.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
-
 EPSILON = 1e-5
 RNG = np.random.default_rng(1)
 

@@ -8,9 +8,6 @@ from keras import ops
 
 from star_keras.layers import Projector, RoutedExperts
 
-# Raised inside Keras when it turns a TensorFlow variable into an array.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
-
 EPSILON = 1e-5
 
 

@@ -8,8 +8,6 @@ import star_keras as sk
 from star_keras import losses
 from star_keras.training import SoftNearestNeighborRegularization
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
-
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(24, 6)).astype("float32"), RNG.integers(0, 3, 24)
 TERMS = ("load_balance", "router_z", "gate_entropy", "importance_variation", "expert_overlap")

@@ -10,9 +10,6 @@ from star_keras.exceptions import NonFiniteError
 from star_keras.losses import SoftNearestNeighbor
 from star_keras.training import SoftNearestNeighborRegularization
 
-# Raised inside Keras when it turns a TensorFlow variable into an array.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
-
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(24, 6)).astype("float32"), RNG.integers(0, 3, 24)
 COMPILE = dict(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
