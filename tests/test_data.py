@@ -212,6 +212,8 @@ class TestFolders:
         with pytest.warns(UserWarning, match="1 of 7 images"):
             found = data.load(folder, on_error="skip")
         np.testing.assert_array_equal(found.images, PIXELS)
+        with pytest.raises(ValueError, match="'raise', 'skip'.*'ignore'"):
+            data.load(folder, on_error="ignore")
 
     def test_photographs_are_turned_upright(self, folder):
         exif = Image.Exif()

@@ -107,7 +107,7 @@ def test_auto_precision_is_measured_and_a_named_one_is_taken():
 
 
 def test_an_unknown_strategy_and_a_backend_without_one_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match="'one' or 'mirrored'.*'two'"):
+    with pytest.raises(ValueError, match="'one', 'mirrored'.*'two'"):
         recipes.set_strategy("two")
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(ValueError, match="tensorflow.*torch"):

@@ -16,7 +16,7 @@ import numpy as np
 from star_keras.data import SCAN_VOCABULARY
 from star_keras.exceptions import NonFiniteError
 from star_keras.groups import VocabularyCycle
-from star_keras.guards.arguments import check_count, is_whole
+from star_keras.guards.arguments import check_choice, check_count, is_whole
 from star_keras.models.decoding import BROKEN, GreedyDecoder
 
 LONGEST_COMMAND = 9  # words
@@ -51,8 +51,7 @@ def task_group(task, order=2):
     >>> SCAN_VOCABULARY.decode(task_group("add_jump").ids.act(1, tokens))
     ['I_RUN I_WALK']
     """
-    if task not in TASK_WORDS:
-        raise ValueError(f"`task` must be one of {tuple(TASK_WORDS)}. Received: task={task!r}")
+    check_choice("task", task, tuple(TASK_WORDS))
     rings = TASK_WORDS[task]
     if not is_whole(order) or not 2 <= order <= len(rings[0]):
         raise ValueError(f"`order` must be from 2 to {len(rings[0])} for {task!r}. Received: order={order}")

@@ -5,6 +5,7 @@ import os
 import pathlib
 
 from star_keras.data import data_folder, fashion_mnist, folders, images, npz, prepared
+from star_keras.guards.arguments import check_choice
 
 EMBEDDED = "fashion_mnist"
 MADE = ("cifar10_train45k", "cifar10_test1k")  # by tools/make_cifar10.py
@@ -66,8 +67,7 @@ def load(name, split=None, size=None, data_dir=None, download=False, on_error="r
         raise TypeError(
             f"`name` must be a string or a path. Received: {str(name)[:80]} of type {type(name).__name__}"
         )
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"`on_error` must be 'raise' or 'skip'. Received: on_error={on_error!r}")
+    check_choice("on_error", on_error, ("raise", "skip"))
     path = _existing_path(name)
     if path is not None:
         reader = folders if path.is_dir() else npz

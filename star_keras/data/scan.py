@@ -10,6 +10,7 @@ import numpy as np
 
 from star_keras.data import data_folder
 from star_keras.exceptions import IntegrityError
+from star_keras.guards.arguments import check_choice
 
 FILE = "scan.zip"
 TASKS = {
@@ -179,9 +180,8 @@ def load_scan(task, split="train", file=None):
     Reference: Lake and Baroni, "Generalization without Systematicity" (ICML 2018); Loula, Baroni and Lake,
     "Rearranging the Familiar" (2018).
     """
-    for name, value, known in (("task", task, tuple(TASKS)), ("split", split, SPLITS)):
-        if value not in known:
-            raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}")
+    check_choice("task", task, tuple(TASKS))
+    check_choice("split", split, SPLITS)
     path = _find(file)
     member = f"scan/{TASKS[task].format(split=split)}"
     try:

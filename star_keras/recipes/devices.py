@@ -7,6 +7,8 @@ import keras
 import numpy as np
 
 from star_keras import backend, callbacks
+from star_keras.guards.arguments import check_choice
+from star_keras.recipes.flags import CHOICES
 
 ROUNDS = 9
 # A busy machine makes equal steps differ: only what is faster by so much counts.
@@ -55,8 +57,7 @@ def set_strategy(name):
 
     >>> set_strategy("one")
     """
-    if name not in ("one", "mirrored"):
-        raise ValueError(f"`strategy` must be 'one' or 'mirrored'. Received: strategy={name!r}")
+    check_choice("strategy", name, CHOICES["strategy"])
     if name == "mirrored":
         backend.use_all_devices()
 

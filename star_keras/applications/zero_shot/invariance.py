@@ -3,7 +3,7 @@
 import keras
 
 from star_keras.applications.zero_shot.classifier import ZeroShotClassifier
-from star_keras.guards.arguments import check_widths
+from star_keras.guards.arguments import check_choice, check_widths
 from star_keras.layers.equitune import EquiTune, score_network
 
 METHODS = ("equitune", "equizero", "lambda")
@@ -70,8 +70,7 @@ def invariant(
     Reference: Basu et al., "Efficient Equivariant Transfer Learning from Pretrained Models" (NeurIPS 2023),
     arXiv:2305.09900, sections 3 and 5.
     """
-    if method not in METHODS:
-        raise ValueError(f"`method` must be one of {METHODS}. Received: method={method!r}")
+    check_choice("method", method, METHODS)
     if not isinstance(classifier, ZeroShotClassifier):
         raise ValueError(
             f"`classifier` must be a `ZeroShotClassifier`. Received: {classifier!r}. Wrap others "
