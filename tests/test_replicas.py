@@ -2,25 +2,19 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from _elsewhere import TWO_CPUS, run_elsewhere
 
 SCRIPT = """
 import json, sys
 import numpy as np
-import tensorflow as tf
-
-replicas, policy, sizes = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * replicas
-)
 import keras
 
 import star_keras as sk
 
+replicas, policy, sizes = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 keras.config.set_dtype_policy(policy)
 
 
@@ -64,13 +58,11 @@ print(json.dumps({"losses": losses, "seed": np.array(model.seed_generator.state)
 
 
 def run(folder, replicas, policy="float32", sizes=(16,) * 5):
-    """Trains in a new process, since devices can be split only before TensorFlow starts."""
+    """Losses, seed and weights of a training in a new process."""
     file = folder / f"{replicas}.npz"
-    command = [sys.executable, "-c", SCRIPT, str(replicas), policy, json.dumps(sizes), str(file)]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr[-4000:]
+    said = run_elsewhere(TWO_CPUS + SCRIPT, replicas, policy, json.dumps(sizes), file)
     with np.load(file) as weights:
-        return json.loads(finished.stdout.splitlines()[-1]), [weights[name] for name in weights.files]
+        return json.loads(said.splitlines()[-1]), [weights[name] for name in weights.files]
 
 
 @pytest.mark.slow
@@ -105,11 +97,6 @@ def test_two_replicas_train_in_half_precision(tmp_path):
 
 RECIPE = """
 import sys
-import tensorflow as tf
-
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
 from star_keras.__main__ import main
 
 recipe = ["pretrain", "star-resnet20", "--smoke", "--folder", "run", "--precision", "float32"]
@@ -125,11 +112,9 @@ def test_a_recipe_trains_the_same_network_on_all_devices(tmp_path):
     for strategy in ("one", "mirrored"):
         folder = tmp_path / strategy
         folder.mkdir()
-        command = [sys.executable, "-c", RECIPE, strategy]
-        finished = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-        assert finished.returncode == 0, finished.stderr[-4000:]
-        assert finished.stdout.endswith(f"replicas: {1 + (strategy == 'mirrored')}\n")
-        losses[strategy] = [float(loss) for loss in re.findall(r" loss: ([\d.]+)", finished.stdout)]
+        said = run_elsewhere(TWO_CPUS + RECIPE, strategy, cwd=folder)
+        assert said.endswith(f"replicas: {1 + (strategy == 'mirrored')}\n")
+        losses[strategy] = [float(loss) for loss in re.findall(r" loss: ([\d.]+)", said)]
     # A random network of this depth doubles what rounding differs by several times a step.
     np.testing.assert_allclose(losses["one"][0], losses["mirrored"][0], rtol=1e-5)
     np.testing.assert_allclose(losses["one"][1], losses["mirrored"][1], rtol=5e-4)
