@@ -3,27 +3,26 @@
 import contextlib
 import random
 
-import keras
 import numpy as np
 
 from star_keras.evaluation.features import check_image_size
 
-BATCH_SIZE, STEPS = 256, 40
+BATCH_SIZE, STEPS = 128, 100
 
 
 def untrained(model, images, seed=0, batch_size=BATCH_SIZE, steps=STEPS):
     """The same network at random initialisation, its batch-norm statistics set on images.
 
-    The floor of every self-supervised result: what the architecture alone is worth. The statistics are
-    plain means over the batches, in which nothing is left of the values they begin with. The generators of
-    Python, NumPy and the backend go on afterwards as if nothing had been drawn.
+    The floor of every self-supervised result: what the architecture alone is worth. After a hundred batches
+    moving averages of momentum 0.9, as all of the zoo are, hold 0.003 % of the values they begin with. The
+    generators of Python, NumPy and the backend go on afterwards as if nothing had been drawn.
 
     Args:
         model: a backbone of the zoo, or a pretraining model; its views are not drawn.
         images: array of images in [0, 255], of the size the backbone takes.
         seed: of the initialisation. Defaults to 0.
-        batch_size, steps: how many images, drawn by the seed, the statistics see. Default to 40 batches
-            of 256.
+        batch_size, steps: how many images, drawn by the seed, the statistics see. Default to 100
+            batches of 128.
 
     Returns:
         A new model.
@@ -50,31 +49,11 @@ def untrained(model, images, seed=0, batch_size=BATCH_SIZE, steps=STEPS):
             fresh.build((None, *images.shape[1:]))
     backbone, projector = getattr(fresh, "backbone", fresh), getattr(fresh, "projector", None)
     drawn = np.random.default_rng(seed)
-    with _momentum(fresh) as set_momentum:
-        for step in range(steps):
-            set_momentum(step / (step + 1))  # so that moving averages are plain means
-            features = backbone(images[drawn.integers(len(images), size=batch_size)], training=True)
-            if projector is not None:
-                projector(features, training=True)
+    for _ in range(steps):
+        features = backbone(images[drawn.integers(len(images), size=batch_size)], training=True)
+        if projector is not None:
+            projector(features, training=True)
     return fresh
-
-
-@contextlib.contextmanager
-def _momentum(model):
-    """Gives a function that sets the momentum of all batch normalizations; afterwards each has its own."""
-    # A model's public `layers` does not look into layers that are made of layers.
-    layers = [one for one in model._flatten_layers() if isinstance(one, keras.layers.BatchNormalization)]
-    own = [layer.momentum for layer in layers]
-
-    def set_momentum(value):
-        for layer in layers:
-            layer.momentum = value
-
-    try:
-        yield set_momentum
-    finally:
-        for layer, momentum in zip(layers, own, strict=True):
-            layer.momentum = momentum
 
 
 @contextlib.contextmanager
