@@ -7,9 +7,9 @@ Command    python examples/evidence/detection.py [--minutes 20]
 The photographs are halved twice, to 120 x 160 pixels, with their boxes. On the frozen pyramid of a
 ResNet-20 a small RetinaNet learns red cells, white cells and platelets for 20 epochs. Its learning rate is
 chosen for each network on validation images, seed 0; test images are for the comparison alone, three seeds
-each. A seed is that of the detector, and of the random network, too, whose batch statistics see the training
-images. Every run is a line of results/detection.jsonl; the same command goes on where it stopped and prints
-the table once all runs are there.
+each. A seed is that of the detector, and of the random network, too, whose batch statistics see 40 batches of
+training images (1.5 % of what they begin with is left). Every run is a line of results/detection.jsonl; the
+same command goes on where it stopped and prints the table once all runs are there.
 """
 
 import os

@@ -9,9 +9,9 @@ All images are brought to 32 x 32 colour pixels: of Tiny ImageNet the first twen
 2,000 test images, of photographs of blood the cells, of three kinds, cut out by their boxes; there accuracy
 is the average of classes. A linear probe is fitted to the frozen features of at most 4,000 training images;
 its decay is chosen on a tenth of them. A seed draws the images and that tenth and initialises the random
-network, whose batch statistics see training images, too. Nothing was chosen on test images. Every run is a
-line of results/transfer.jsonl; the same command goes on where it stopped and prints the table of what is
-there.
+network, whose batch statistics see 40 batches of training images (1.5 % of what they begin with is left).
+Nothing was chosen on test images. Every run is a line of results/transfer.jsonl; the same command goes on
+where it stopped and prints the table of what is there.
 """
 
 import os
@@ -79,7 +79,8 @@ class Experiment:
     def __call__(self, data, network, seed):
         backbone = sk.models.load(network.split()[-1])
         if network.startswith("random"):
-            backbone = sk.evaluation.untrained(backbone, self._drawn(data, seed)[0], seed=seed)
+            images = self._drawn(data, seed)[0]
+            backbone = sk.evaluation.untrained(backbone, images, seed=seed, batch_size=256, steps=40)
         return self.probe(backbone, data, seed)
 
     def probe(self, backbone, data, seed):
