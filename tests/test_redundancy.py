@@ -176,6 +176,10 @@ def test_similarity_of_own_experts_and_of_arrays():
     np.testing.assert_allclose([similarity.mean, similarity.mean_abs], [-1, 1])
     outputs = np.moveaxis(np.asarray(layer.expert_outputs(np.ones((6, 3), "float32"))), 0, 1)
     np.testing.assert_allclose(expert_similarity(outputs).matrix, [[1, -1], [-1, 1]], atol=1e-12)
+    two_samples = np.array([[[3.0, 0.0], [0.0, 4.0]], [[0.0, 0.0], [0.0, 5.0]]])  # of each of two experts
+    np.testing.assert_allclose(
+        expert_similarity(two_samples).matrix, [[1, 0.8], [0.8, 1]], rtol=0, atol=1e-12
+    )
     assert expert_similarity(np.ones((1, 4))).max == 0
     assert expert_similarity(np.zeros((2, 4))).mean == 0
 
