@@ -205,8 +205,8 @@ def _verify(name):
     for known in [name] if name else models.list():
         try:
             print(f"{known}: as recorded, to {models.verify(known):.0e}", flush=True)
-        except OSError as error:
-            print(f"star-keras: {known}: {error}", file=sys.stderr)
+        except EXPECTED as error:
+            print(f"star-keras: {known}: {_told(error)}", file=sys.stderr)
             status = 2
     return status
 

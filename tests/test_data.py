@@ -121,11 +121,27 @@ class TestNpz:
         with pytest.raises(ValueError, match="`x_train` and `y_train` .* uint8 images.*Received"):
             data.load("odd")
 
-    def test_boxes_need_to_know_their_split(self, folder):
-        np.savez(folder / "boxes.npz", **blob([encoded(PIXELS[0])]), class_names=np.array(["a"]),
-                 boxes_xyxy=np.float32([[0, 0, 1, 1]]), box_image=np.array([0]))  # fmt: skip
-        with pytest.raises(ValueError, match="array `split`. Received"):
+    @pytest.mark.parametrize("missing", ["offsets", "split", "box_image", "box_labels"])
+    def test_boxes_need_arrays_that_tell_whose_they_are(self, folder, missing):
+        arrays = blob([encoded(PIXELS[0])]) | {
+            "split": np.array(["train"]),
+            "boxes_xyxy": np.float32([[0, 0, 1, 1]]),
+            "box_image": np.array([0]),
+            "box_labels": np.uint8([1]),
+        }
+        np.savez(folder / "boxes.npz", **arrays)
+        assert data.load("boxes").class_names == ("0", "1")
+        np.savez(folder / "boxes.npz", **{name: arrays[name] for name in arrays if name != missing})
+        with pytest.raises(ValueError, match=f"`{missing}`.*, too. Received: arrays"):
             data.load("boxes")
+
+    def test_image_files_need_labels_and_may_do_without_names(self, folder):
+        files = blob([encoded(p) for p in PIXELS[:3]])
+        np.savez(folder / "mine.npz", **files, labels=np.uint8([2, 0, 2]))
+        assert data.load("mine").class_names == ("0", "1", "2")
+        np.savez(folder / "mine.npz", **files)
+        with pytest.raises(ValueError, match="must hold `offsets`, `labels`, too. Received: arrays"):
+            data.load("mine")
 
     def test_a_file_that_is_not_whole_is_refused(self, folder):
         np.savez(folder / "cut.npz", x_train=PIXELS, y_train=np.arange(6))

@@ -25,10 +25,10 @@ def load(name, split=None, size=None, data_dir=None, download=False, on_error="r
     4. a set prepared by tensorflow-datasets, `"name"`, `"name/config"` or `"name:1.0.0"`.
 
     An `.npz` file holds, for each split, such as `train`, `x_train`, uint8 images `(n, height, width, 3)` or
-    grey `(n, height, width)`, and `y_train`, n integers, as `keras.datasets` gives them; `class_names`, if
-    there, are strings by label. Or it holds image files: `blob`, all their bytes one after another as uint8,
-    `offsets`, where each begins and the last ends, `labels` and `class_names`; several splits put their name
-    in front (`train_blob`). Nothing in it is unpickled. `tools/make_cifar10.py` writes two such files.
+    grey `(n, height, width)`, and `y_train`, n integers, as `keras.datasets` gives them. Or it holds image
+    files: `blob`, all their bytes one after another as uint8, `offsets`, where each begins and the last ends,
+    and `labels`; several splits put their name in front (`train_blob`). `class_names`, if there, are strings
+    by label. Nothing in it is unpickled. `tools/make_cifar10.py` writes two such files.
 
     With `data_dir` or `download` a name is that of a prepared set; paths are read all the same. Pillow (extra
     `data`) decodes images; the embedded set needs nothing.

@@ -1,13 +1,12 @@
 """Image sets in one npz file: encoded images, sheets of tiles, plain arrays, with or without boxes.
 
 - `blob`, uint8: all encoded images, one after another; `offsets`: image i is
-  `blob[offsets[i]:offsets[i + 1]]`; `labels`; `class_names`. Splits put their name in front, as in
-  `train_blob`.
+  `blob[offsets[i]:offsets[i + 1]]`; `labels`. Splits put their name in front, as in `train_blob`.
 - `grid`, (rows, columns): each encoded image is a sheet of so many tiles, one tile an image.
 - `boxes_xyxy`, `box_labels` and `box_image`, the position of each box's image, in the place of `labels`: a
   detection set, whose `split` names the split of every image.
-- `x_train`, `y_train`, `x_test`, `y_test`, or of other splits: arrays, with or without `class_names`, for
-  which the labels stand, as strings.
+- `x_train`, `y_train`, `x_test`, `y_test`, or of other splits: arrays.
+- `class_names`, of all: where it is left out, the labels stand for it, as strings.
 """
 
 import itertools
@@ -74,20 +73,30 @@ def _read(archive, path, split, size, on_error):
     if all(f"y_{name}" in archive for name in keys):
         split = choose(split, list(keys), path)
         images, labels = _plain(archive, split, path)
-        numbers = [str(label) for label in range(int(labels.max()) + 1)]
-        names = tuple(archive["class_names"].tolist() if "class_names" in archive else numbers)
-        return Split(image_tools.resize(images, size), labels, names)
-    names = tuple(archive["class_names"].tolist())
+        return Split(image_tools.resize(images, size), labels, _class_names(archive, labels))
     if "boxes_xyxy" in archive:
-        return _read_boxes(archive, path, split, size, on_error, names)
+        return _read_boxes(archive, path, split, size, on_error)
     prefix = keys[choose(split, list(keys), path)]
+    _check_arrays(archive, path, f"{prefix}offsets", f"{prefix}labels")
     labels, encoded = archive[f"{prefix}labels"].astype("int64"), _encoded(archive, prefix)
+    names = _class_names(archive, labels)
     if "grid" in archive:
         sheets, _ = image_tools.decode(encoded)
         tiles = np.concatenate([_cut(sheet, *archive["grid"]) for sheet in sheets])
         return Split(image_tools.resize(tiles, size), labels, names)
     images, kept = image_tools.decode(encoded, size, on_error)
     return Split(image_tools.stack(images), labels[kept], names)
+
+
+def _class_names(archive, labels):
+    numbers = range(int(labels.max(initial=-1)) + 1)
+    return tuple(archive["class_names"].tolist() if "class_names" in archive else map(str, numbers))
+
+
+def _check_arrays(archive, path, *names):
+    if not {*names} <= {*archive.files}:
+        needed = ", ".join(f"`{name}`" for name in names)
+        raise ValueError(f"{path} must hold {needed}, too. Received: arrays {archive.files[:8]}")
 
 
 def _plain(archive, split, path):
@@ -106,25 +115,22 @@ def _plain(archive, split, path):
     return images, labels.reshape(-1).astype("int64")
 
 
-def _read_boxes(archive, path, split, size, on_error, class_names):
+def _read_boxes(archive, path, split, size, on_error):
     if size is not None:
         raise ValueError(f"Images with boxes keep their size: leave `size` out. Received: size={size}")
-    if "split" not in archive:
-        raise ValueError(
-            f"{path} has boxes, so its images must be told apart by an array `split`. Received: arrays "
-            f"{archive.files[:8]}"
-        )
+    _check_arrays(archive, path, "offsets", "split", "box_image", "box_labels")
     of_image = archive["split"]
     split = choose(split, list(dict.fromkeys(of_image.tolist())), path)
     encoded, rows = _encoded(archive, ""), np.flatnonzero(of_image == split)
     images, kept = image_tools.decode([encoded[row] for row in rows], None, on_error)
-    box_image, boxes, labels = (archive[key] for key in ("box_image", "boxes_xyxy", "box_labels"))
+    boxes, labels = archive["boxes_xyxy"].astype("float32"), archive["box_labels"].astype("int64")
+    box_image = archive["box_image"]
     own = [box_image == row for row in rows[kept]]
     return Split(
         image_tools.stack(images),
-        [labels[mask].astype("int64") for mask in own],
-        class_names,
-        [boxes[mask].astype("float32") for mask in own],
+        [labels[mask] for mask in own],
+        _class_names(archive, labels),
+        [boxes[mask] for mask in own],
     )
 
 
