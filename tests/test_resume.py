@@ -294,6 +294,20 @@ def test_weights_that_are_nan_are_neither_stored_nor_restored(tmp_path):
         fit(tmp_path, 2)
 
 
+@pytest.mark.fault(63)
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_of_two_runs_that_store_in_one_folder_the_second_stops(epoch, tmp_path):
+    begins = keras.callbacks.LambdaCallback(on_epoch_begin=lambda now, _: now == epoch and fit(tmp_path, 3))
+    model, resume = small_network(), Resume(tmp_path)
+    batches = resume.batches((ROWS, ROWS[:, :1]), batch_size=4, seed=3)
+    with pytest.raises(ResumeError, match="One run at a time .* another process"):
+        model.fit(batches, epochs=3, shuffle=False, callbacks=[begins, resume], verbose=0)
+    assert Resume(tmp_path).epoch == 3
+    with pytest.raises(ResumeError, match="One run at a time"):
+        model.fit(batches, epochs=3, shuffle=False, callbacks=[resume], verbose=0)
+    assert [path.name for path in tmp_path.iterdir()] == [resume.path.name]
+
+
 def test_a_run_that_stops_early_is_stored_to_its_last_epoch(tmp_path):
     model, resume = small_network(), Resume(tmp_path, every=5)
     stop = keras.callbacks.LambdaCallback(

@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import time
+import uuid
 
 import h5py
 import keras
@@ -50,7 +51,8 @@ class Resume(keras.callbacks.Callback):
 
     Raises:
         ValueError: if `every` is no positive whole number.
-        ResumeError: if the folder holds something else than a checkpoint, or one of another model or run.
+        ResumeError: if the folder holds something else than a checkpoint, or one of another model or run, or
+            another process stores its run there, too: the first to find out stops.
         NonFiniteError: if the loss of an epoch or a weight after it is not finite; the previous checkpoint
             stays.
 
@@ -73,6 +75,7 @@ class Resume(keras.callbacks.Callback):
         self.every = check_count("every", every)
         self.folder = pathlib.Path(folder)
         self.minutes = minutes
+        self._writer = uuid.uuid4().hex
         self.epoch, self.history = self._read_position()
         self._stored = self.epoch
         self._longest = 0.0
@@ -107,6 +110,7 @@ class Resume(keras.callbacks.Callback):
         self._started = time.monotonic()
         self._longest = 0.0
         self._check_run()
+        self._check_alone()
         if self._in_epoch:
             self._go_back()
         if self.epoch and not self._restored:
@@ -186,6 +190,7 @@ class Resume(keras.callbacks.Callback):
     def _store(self):
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".partial-{os.getpid()}.weights.h5"
+        self._check_alone()
         try:
             self.model.save_weights(partial)
             with h5py.File(partial, "r+") as file:
@@ -194,6 +199,7 @@ class Resume(keras.callbacks.Callback):
                 file.attrs["star_keras_resume"] = _FORMAT
                 file.attrs["epoch"] = self.epoch
                 file[_HISTORY] = json.dumps(self.history)
+                file.attrs["writer"] = self._writer
                 file.attrs["run"] = json.dumps(self._run(), default=str)
             sync(partial)
             os.replace(partial, self.path)
@@ -201,7 +207,23 @@ class Resume(keras.callbacks.Callback):
         finally:
             partial.unlink(missing_ok=True)
 
+    def _check_alone(self):
+        if self._last_writer() not in (None, self._adopted, self._writer):
+            raise ResumeError(
+                f"One run at a time may store its checkpoints in {self.folder}. Received: a checkpoint that "
+                "another process has stored since this run began; use another folder for one of them."
+            )
+
+    def _last_writer(self):
+        """Whose the checkpoint is; None where there is none that can be read, so that none can be lost."""
+        try:
+            with h5py.File(self.path, "r") as file:
+                return file.attrs.get("writer")
+        except OSError:
+            return None
+
     def _read_position(self):
+        self._adopted = self._last_writer()
         if not self.path.exists():
             return 0, {}
         try:
