@@ -13,6 +13,11 @@ _SMALLEST_LENGTH = {"float16": 6.2e-5}  # below it float16 holds no full digits
 _WIDEST_GAP = 40.0
 
 
+def regularization(model):
+    """What regularisers of a model's parts add to its loss: this replica's share, a float32 scalar."""
+    return sum(ops.sum(ops.cast(term, "float32")) for term in model.losses) / backend.num_replicas()
+
+
 def l2_normalize(vectors):
     """Scales vectors to length one in float32: `x / sqrt(max(sum(x**2), 1e-12))`.
 

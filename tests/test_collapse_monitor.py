@@ -49,6 +49,12 @@ def test_of_a_regularised_classifier_what_it_says_is_looked_at():
     assert 0 <= history[probe.name][0] <= 1
 
 
+def test_of_a_regularised_classifier_on_a_backbone_the_backbone_is_looked_at():
+    classifier = sk.models.create("resnet20", input_shape=(8, 8, 3), num_classes=3)
+    model = sk.training.SoftNearestNeighborRegularization(classifier, (classifier.backbone.layers[-1].name,))
+    assert callbacks.probes.watched(model) is classifier.backbone
+
+
 def test_every_space_of_a_pretraining_model_is_looked_at():
     model = sk.models.load("star-resnet20", part="pretraining")
     model.compile(keras.optimizers.SGD(0.0))

@@ -272,6 +272,12 @@ def test_prepared_tensorflow_datasets_are_read_in_order_and_never_fetched(tmp_pa
         data.load("cifar10", data_dir=tmp_path)
 
 
+@pytest.mark.parametrize("size", [0, -8, 2.5, "32"])
+def test_a_size_that_is_none_is_no_fault_of_the_images(size):
+    with pytest.raises(ValueError, match="`size` must be a positive whole number. Received: size="):
+        data.load("fashion_mnist", size=size)
+
+
 def test_to_rgb_repeats_grey_and_centres_on_black():
     grey = np.full((2, 28, 28), 7, "uint8")
     for images in (grey, grey[..., None]):
@@ -281,6 +287,8 @@ def test_to_rgb_repeats_grey_and_centres_on_black():
         assert square.sum() == 3 * 7 * grey.size
     with pytest.raises(ShapeError, match="at least 28"):
         data.to_rgb(grey, 16)
+    with pytest.raises(ShapeError, match="Received: images of several shapes; resize"):
+        data.to_rgb([grey[0], grey[0, :9]])
     with pytest.raises(ShapeError, match="Received"):
         data.to_rgb(grey[0], 32)
 

@@ -146,6 +146,9 @@ def test_images_of_another_size_and_backbones_without_a_fine_map_are_refused():
         detection(backbone(), (images, boxes, labels), (images[:, :16], boxes, labels), num_classes=2)
     with pytest.raises(ShapeError, match="Received: list"):
         detection(backbone(), (list(images), boxes, labels), (images, boxes, labels), num_classes=2)
+    with pytest.raises(ValueError, match="`test` must hold at least one box. Received: none in 2 images"):
+        empty = images, [NONE] * 2, [np.zeros(0, int)] * 2
+        detection(backbone(), (images, boxes, labels), empty, num_classes=2)
     coarse = keras.Sequential([keras.Input((32, 48, 3)), keras.layers.Conv2D(4, 3)])
     with pytest.raises(ShapeError, match="must take images of one size and have a map of stride 4"):
         detection(coarse, (images, boxes, labels), (images, boxes, labels), num_classes=2)

@@ -79,6 +79,13 @@ def test_fit_draws_pairs_together_and_the_scale_stays_below_a_hundred():
     assert float(model.log_scale) <= np.log(100) + 1e-6
 
 
+def test_it_learns_in_float64():
+    backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    model = sk.models.DualEncoder(backbone, VOCABULARY, dtype="float64")
+    model.compile("sgd")
+    assert np.isfinite(model.fit(PAIRS, verbose=0).history["loss"]).all()
+
+
 def test_regularisers_of_the_backbone_are_added_to_the_loss():
     def losses(strength):
         inputs = keras.Input((8, 8, 3))

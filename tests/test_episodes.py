@@ -29,6 +29,22 @@ def test_classifier_is_the_optimum_that_liblinear_approaches(shots, width):
             np.testing.assert_allclose(coefficients[:, one], expected, atol=1e-6)
 
 
+def test_accuracy_is_that_of_liblinear_episode_by_episode():
+    members = [np.flatnonzero(LABELS == label) for label in range(7)]
+    drawn, right = episodes._draw(members, 5, 2, 4, 12, np.random.default_rng(3)), []
+    for rows in drawn:
+        fitted, asked = FEATURES[rows[:, :2].ravel()], FEATURES[rows[:, 2:].ravel()]
+        peers = [
+            LogisticRegression(solver="liblinear", tol=1e-10).fit(fitted, np.arange(5).repeat(2) == one)
+            for one in range(5)
+        ]
+        answers = np.stack([peer.decision_function(asked) for peer in peers])
+        right.append(np.mean(answers.argmax(axis=0) == np.arange(5).repeat(4)))
+    found = few_shot(FEATURES, LABELS, shots=2, queries=4, episodes=12, seed=3)
+    assert found.accuracy == pytest.approx(np.mean(right), abs=1e-12)
+    assert found.interval == pytest.approx(1.96 * np.std(right) / np.sqrt(12))
+
+
 def test_a_seed_draws_its_episodes_again():
     accuracies = [few_shot(FEATURES, LABELS, episodes=30, seed=seed).accuracy for seed in (3, 3, 4)]
     assert accuracies[0] == accuracies[1] != accuracies[2]

@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 import star_keras as sk
 from star_keras.evaluation import equivariance_metrics
@@ -124,6 +126,56 @@ def test_variance_explained_pools_columns_and_leaves_constant_ones_out():
     pooled, by_column = variance_explained(truth, np.array([[0.5, 1.0], [1.5, 1.0]]))
     assert pooled == pytest.approx(0.75)  # 1 - (0.25 + 0.25) / (1 + 1)
     assert by_column[0] == pytest.approx(0.75) and np.isnan(by_column[1])
+
+
+def test_both_predictors_and_r2_are_those_of_a_protocol_written_out():
+    """One image and one view at a time, with the regressions of scikit-learn."""
+    keras.utils.set_random_seed(1)
+    network, augmentation = backbone(Means()), sk.augmentation.star_views(8)
+    experts = sk.layers.RoutedExperts(8, 2, tasks=("invariant", "equivariant"), hidden_units=(6,))
+    model = sk.training.STARPretraining(network, augmentation, experts)
+    model.build(IMAGES.shape)
+    images = IMAGES[np.random.default_rng(7).permutation(24)]  # the first half is for fitting
+    parameters = augmentation.sample(24 * 3, (8, 8, 3), 7)
+    own = {name: np.zeros((24, *shape)) for name, shape in {"source": (8,), "view": (3, 8)}.items()}
+    own["prediction"], features, views = np.zeros((24, 3, 8)), np.zeros((24, 6)), np.zeros((24, 3, 6))
+    for i, image in enumerate(images[:, None]):
+        features[i] = network(image)
+        source = experts(network(image))["equivariant"]
+        own["source"][i] = source
+        for view in range(3):
+            row = {name: values[3 * i + view][None] for name, values in parameters.items()}
+            views[i, view] = network(augmentation.apply(image, row))
+            own["view"][i, view] = experts(views[i, view][None].astype("float32"))["equivariant"]
+            own["prediction"][i, view] = model.predictor(source, augmentation.encode(row))
+    mean, std = augmentation.moments((8, 8, 3))
+    actions = (np.asarray(augmentation.encode(parameters)) - mean).reshape(24, 3, -1) / std
+
+    expected = naive(*(own[name][12:] for name in ("source", "view", "prediction")), actions[12:])
+    found = equivariance_metrics(model, IMAGES, predictor="own", views=3, seed=7).to_dict()
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+
+    components = PCA().fit(features[:12]).transform(features)
+    moved = (components[:, None, :, None] * actions[:, :, None]).reshape(72, -1)
+    inputs = np.c_[PolynomialFeatures(2, include_bias=False).fit_transform(actions.reshape(72, -1)), moved]
+    shifts = (views - features[:, None]).reshape(72, -1)
+    predictions = features[:, None] + peer_of_ridge(1e-3, inputs[:36], shifts[:36]).predict(inputs).reshape(
+        24, 3, 6
+    )
+    expected = naive(features[12:], views[12:], predictions[12:], actions[12:])
+    found = equivariance_metrics(model, IMAGES, predictor="fitted", views=3, seed=7)
+    assert {name: found.to_dict()[name] for name in expected} == pytest.approx(expected, abs=1e-3)
+
+    pairs = np.concatenate([features[:, None].repeat(3, axis=1), views], axis=2).reshape(72, -1)
+    truth = actions.reshape(72, -1)
+    for column, r2 in zip(truth.T, found.r2_by_column.values(), strict=True):
+        errors = [
+            np.sum((peer_of_ridge(p, pairs[:30], column[:30]).predict(pairs[30:36]) - column[30:36]) ** 2)
+            for p in np.logspace(-3, 4, 15)
+        ]
+        best = np.logspace(-3, 4, 15)[np.argmin(errors)]
+        answers = peer_of_ridge(best, pairs[:36], column[:36]).predict(pairs[36:])
+        assert r2 == pytest.approx(r2_score(column[36:], answers), abs=1e-3)
 
 
 def test_features_that_tell_brightness_explain_it_and_what_ignores_it_does_not():

@@ -234,6 +234,8 @@ def test_ids_keep_their_type():
         ([[0, 1], [1, 2]], 4, "Received: token 1 2 times"),
         ([[0, 4]], 4, "Received: size=4"),
         ([[-1, 2]], 4, "Received: size=4"),
+        ([[1.7, 3]], 6, r"whole numbers. Received: size=6, ids \[1.7\]"),
+        ([[1, 3]], 6.5, "whole numbers. Received: size=6.5"),
     ],
 )
 def test_rings_that_are_none_are_refused(rings, size, message):

@@ -36,6 +36,9 @@ def softmax(logits):
 
 def test_encoding_and_decoding_are_inverse_up_to_case_space_and_unknown_words():
     assert TOKENIZER.decode(TOKENIZER.encode(" The KING  was\tgood")) == "the king was good"
+    for broken in ([-1], [0, TOKENIZER.size]):
+        with pytest.raises(ValueError, match="`ids` must be token ids in 0 .. .* Received"):
+            TOKENIZER.decode(broken)
     assert TOKENIZER.encode("a bad knave") == [0, TOKENIZER.encode("bad")[0], 0]
     tokenizer = language.WordTokenizer.from_text("Is't so?\nSo, so; 'tis.", size=6)
     assert tokenizer.words == ["<unknown>", "so", "is't", "?", "\n", ","]

@@ -204,6 +204,7 @@ def test_forbidden_classes_stay_forbidden_whichever_member_is_chosen(score, grad
     x = rng(0).normal(size=(4, 3)).astype("float32")
     outputs = array(wrapper(x))
     assert (outputs[:, 1] == -np.inf).all()
+    np.testing.assert_array_less(wrapper.equivariance_error(x), 1e-5)
     members = [member * [1.0, 3.0] for member in (x[:, ::2], x[:, ::-2])]
     assert np.any([np.isclose(outputs[:, ::2], member).all(1) for member in members], axis=0).all()
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.special import logsumexp
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 import star_keras as sk
 from star_keras.evaluation import embedding_spread, extract_features, linear_probe, nearest_neighbors
@@ -28,7 +30,7 @@ def objective(flat, features, labels, weight):
     return entropy.sum() + weight * np.sum(flat**2)
 
 
-@pytest.mark.parametrize("weight", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize("weight", [1e-6, 0.01, 1.0, 30.0, 1e5])
 def test_linear_probe_reaches_the_unique_optimum_of_the_protocol(weight):
     best = minimize(
         objective, np.zeros(18), (FEATURES, LABELS, weight), method="BFGS", options={"gtol": 1e-7}
@@ -48,11 +50,36 @@ def test_the_smallest_weight_of_the_protocol_is_solved_from_scratch_and_from_a_n
 
 @pytest.mark.parametrize("weight", [0.05, 2.0])
 def test_linear_probe_is_the_logistic_regression_of_scikit_learn(weight):
-    linear_model = pytest.importorskip("sklearn.linear_model")
-    theirs = linear_model.LogisticRegression(C=1 / (2 * weight), fit_intercept=False, tol=1e-9, max_iter=5000)
+    theirs = LogisticRegression(C=1 / (2 * weight), fit_intercept=False, tol=1e-9, max_iter=5000)
     theirs.fit(np.c_[FEATURES, np.ones(120)], LABELS)
     ours = Logistic(FEATURES, LABELS, 3).solve(weight)
     np.testing.assert_allclose(ours.T, theirs.coef_, atol=2e-4)
+
+
+@pytest.mark.parametrize("metric", ["top1", "class_average"])
+def test_choice_refit_accuracy_error_and_floor_are_those_of_scikit_learn(metric):
+    labels = np.repeat([0, 1, 2], [60, 25, 15])
+    rows = [np.random.default_rng(seed).normal(size=(100, 5)) + np.eye(3, 5)[labels] for seed in range(3)]
+    weights, score = [1e-3, 0.3, 30.0, 3000.0], accuracy_score
+    if metric == "class_average":
+        score = balanced_accuracy_score
+
+    def answers(train, labels, weight, asked):
+        peer = LogisticRegression(C=1 / (2 * weight), fit_intercept=False, tol=1e-9, max_iter=5000)
+        return peer.fit(np.c_[train, np.ones(len(train))], labels).predict(np.c_[asked, np.ones(len(asked))])
+
+    chosen = {weight: score(labels, answers(rows[0], labels, weight, rows[1])) for weight in weights}
+    best = max(weights, key=chosen.get)
+    joined = np.concatenate(rows[:2]), np.tile(labels, 2)
+    expected = answers(*joined, best, rows[2])
+    found = linear_probe(rows[0], labels, rows[2], labels, weights, metric, validation_data=(rows[1], labels))
+    assert found.validation_accuracies == pytest.approx(chosen) and len(set(chosen.values())) > 2
+    assert (found.weight, found.accuracy) == (best, pytest.approx(score(labels, expected)))
+    assert found.floor == pytest.approx(score(labels, np.zeros(100)))
+    right = [np.mean(expected[labels == label] == label) for label in range(3)]
+    variances = [share * (1 - share) / count for share, count in zip(right, (60, 25, 15), strict=True)]
+    total = found.accuracy * (1 - found.accuracy) / 100 if metric == "top1" else sum(variances) / 9
+    assert found.standard_error == pytest.approx(np.sqrt(total))
 
 
 def test_one_block_for_all_classes_finds_the_same_optimum(monkeypatch):
@@ -114,6 +141,15 @@ def test_standardised_features_make_scale_and_offset_irrelevant():
         FEATURES * scale + offset, LABELS, TEST_FEATURES * scale + offset, TEST_LABELS, **arguments
     )
     assert one.accuracy == other.accuracy
+
+
+def test_standardised_a_feature_that_was_constant_in_training_does_not_count():
+    train, test = (np.c_[rows, np.full(len(rows), 0.1)] for rows in (FEATURES, TEST_FEATURES))
+    test[:, -1] = 0.2
+    assert 0 < train[:, -1].std() < 1e-15
+    arguments = dict(weights=1.0, standardize=True)
+    one = linear_probe(FEATURES, LABELS, TEST_FEATURES, TEST_LABELS, **arguments)
+    assert linear_probe(train, LABELS, test, TEST_LABELS, **arguments).accuracy == one.accuracy
 
 
 def test_shuffled_labels_give_chance():

@@ -99,6 +99,13 @@ def test_choices_of_a_flag_are_those_of_its_literal():
         recipes.command_line(run, ["--kind", "old"])
 
 
+def test_a_switch_that_is_on_has_one_that_turns_it_off():
+    def run(shuffle=True):
+        return shuffle
+
+    assert [recipes.command_line(run, words) for words in ([], ["--no-shuffle"])] == [True, False]
+
+
 def test_one_recipe_varies_the_defaults_of_another_and_flags_win():
     def run(epochs=30, weight=1.0, smoke=False):
         return epochs, weight, smoke

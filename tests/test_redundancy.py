@@ -102,6 +102,13 @@ def test_pairs_of_experts():
     assert matrix[0, 2] == pytest.approx(canonical_correlation(outputs[:, 0], outputs[:, 2]).mean)
 
 
+def test_experts_that_are_not_finite_are_like_nothing():
+    with pytest.raises(
+        ValueError, match="`experts` must be finite. Received: NaN or infinity in 1 of 3 rows"
+    ):
+        expert_similarity(np.array([[1.0, 0.0], [np.nan, 2.0], [3.0, 0.0]]))
+
+
 def test_alignment_is_that_of_the_kernel_matrices():
     centre = np.eye(300) - 1 / 300
     kernels = [centre @ (features @ features.T) @ centre for features in (X, Y)]

@@ -8,6 +8,7 @@ from PIL import Image
 
 from star_keras import evaluation, models, reports
 from star_keras.__main__ import main
+from star_keras.exceptions import ShapeError
 
 SETTINGS = evaluation.ReportSettings(count=12, seeds=(0,), images=4, views=2, episodes=2, untrained=False)
 RNG = np.random.default_rng(0)
@@ -64,6 +65,17 @@ def test_images_of_both_sets_are_cut_to_size_where_one_is_larger(shapes, mine, t
     reports.measure(mine, tmp_path / "train.npz", tmp_path / "test.npz", SETTINGS)
     for images in sets:
         assert images.shape == (4, 8, 8, 3) and images.min() > 190
+
+
+def test_a_model_that_takes_no_squares_is_measured_on_images_of_its_shape(tmp_path):
+    models.save(models.create("resnet20", input_shape=(8, 12, 3)), tmp_path / "wide")
+    for shape, name in (((8, 12), "wide.npz"), ((8, 8), "square.npz")):
+        pixels = RNG.integers(0, 256, (30, *shape), "uint8")
+        np.savez(tmp_path / name, x_train=pixels, y_train=np.arange(30) % 2)
+    found = reports.measure(tmp_path / "wide", tmp_path / "wide.npz", settings=SETTINGS)
+    assert found.test_images.shape == (6, 8, 12, 3) and "linear_probe" in found.report.measures
+    with pytest.raises(ShapeError, match=r"of shape \(8, 12, 3\). Received: .* \(24, 8, 8, 3\)"):
+        reports.measure(tmp_path / "wide", tmp_path / "square.npz", settings=SETTINGS)
 
 
 def test_images_of_two_sets_that_fit_are_centred_on_black_unless_one_is_a_folder(mine, tmp_path, monkeypatch):

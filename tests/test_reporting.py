@@ -1,5 +1,7 @@
 """All measures of a model: the numbers of their functions, kept one by one, never those of something else."""
 
+import dataclasses
+import json
 import random
 
 import keras
@@ -344,6 +346,20 @@ def test_images_that_do_not_fit_are_refused_before_anything_is_measured(
 def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         ReportSettings(**wrong)
+
+
+def test_settings_may_be_numbers_of_numpy():
+    told = dataclasses.asdict(ReportSettings(count=np.int64(5), seeds=np.arange(2)))
+    assert json.loads(json.dumps(told))["seeds"] == [0, 1] and told["count"] == 5
+
+
+def test_a_measure_that_cannot_be_solved_stops_the_report_and_is_no_fault_of_the_images(model, monkeypatch):
+    def fails(subject, **arguments):
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    monkeypatch.setitem(reporting.MEASURES, "spread", fails)
+    with pytest.raises(np.linalg.LinAlgError, match="did not converge"):
+        report(model, images(40), images(30), BARE, verbose=False)
 
 
 def test_weights_that_are_not_finite_stop_the_report():

@@ -58,11 +58,15 @@ def test_report_of_the_zoo_is_plain_data_of_the_whole_model():
     assert {task: round(sum(gates), 5) for task, gates in found["gates"].items()} == dict.fromkeys(TASKS, 1)
     with pytest.raises(ShapeError, match="Received: an array of shape"):
         routing_report(model, images[:, :8])
+    with pytest.raises(ShapeError, match="images of several shapes"):
+        routing_report(model, [images[0], images[1, :8]])
 
 
 def test_what_routes_nothing_or_nothing_finite_is_refused():
     with pytest.raises(ValueError, match="must be a `RoutedExperts` layer.*Received: Dense"):
         routing_report(keras.layers.Dense(3), FEATURES)
+    with pytest.raises(ValueError, match="`batch_size` must be a positive whole number. Received"):
+        routing_report(layer(), FEATURES, batch_size=-1)
     with pytest.raises(ValueError, match="`inputs` must be finite"):
         routing_report(layer(), FEATURES * np.nan)
     one = layer()

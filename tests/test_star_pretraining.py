@@ -217,12 +217,22 @@ def test_seed_state_travels_with_the_weights(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"passes": "both"}, {"invariance_weight": -1.0}, {"invariance_weight": 0.0, "equivariance_weight": 0.0}],
+    [{"passes": "both"}, {"invariance_weight": -1.0}, {"invariance_weight": 0.0, "equivariance_weight": 0.0},
+     {"invariance_weight": float("nan")}, {"equivariance_weight": float("inf")}, {"seed": None},
+     {"seed": 2**32 - 2}, {"seed": 0.5}, {"temperature": 0.0}],
     ids=str,
 )
 def test_wrong_arguments_say_what_was_received(arguments):
     with pytest.raises(ValueError, match="Received"):
         small_model(**arguments)
+
+
+def test_a_projector_without_a_task_that_counts_is_refused_when_it_is_built():
+    experts = sk.layers.RoutedExperts(6, 2, tasks=("invariant", "other"))
+    with pytest.raises(ValueError, match="the tasks 'invariant', 'equivariant'. Received: .* 'other'; name"):
+        small_model(projector=experts)
+    model = small_model(projector=experts, equivariance_weight=0.0)
+    assert "equivariance_loss" not in model.fit(IMAGES, verbose=0).history
 
 
 @pytest.mark.fault(42)

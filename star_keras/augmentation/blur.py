@@ -8,6 +8,7 @@ from keras import ops
 
 from star_keras.augmentation.base import Augmentation, checked_probability, mixture_moments
 from star_keras.exceptions import ShapeError
+from star_keras.guards.arguments import is_whole
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
@@ -39,13 +40,13 @@ class GaussianBlur(Augmentation):
 
     def __init__(self, kernel_size, sigma=(0.1, 2.0), probability=0.5, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        if not is_whole(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"`kernel_size` must be a positive odd int. Received: kernel_size={kernel_size}")
         if len(sigma) != 2 or not 0 < sigma[0] <= sigma[1]:
             raise ValueError(
                 f"`sigma` must be (least, greatest), 0 < least <= greatest. Received: sigma={sigma}"
             )
-        self.kernel_size = kernel_size
+        self.kernel_size = int(kernel_size)
         self.sigma = sigma
         self.probability = checked_probability(probability)
 

@@ -6,9 +6,9 @@ from star_keras.training import SoftNearestNeighborRegularization
 
 
 def watched(model):
-    """What of a model is measured: its backbone, or the classifier that it regularises, or itself."""
+    """What of a model, or of the classifier that it regularises, is measured: its backbone, or itself."""
     if isinstance(model, SoftNearestNeighborRegularization):
-        return model.model
+        model = model.model
     return getattr(model, "backbone", model)
 
 

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 
 from star_keras.exceptions import ShapeError
+from star_keras.guards.pixels import image_array
 from star_keras.optional import needed
 
 _BIG = 16384
@@ -56,7 +57,7 @@ def to_rgb(images, size=None):
     >>> to_rgb(np.zeros((2, 28, 28), "uint8"), 32).shape
     (2, 32, 32, 3)
     """
-    images = np.asarray(images)
+    images = image_array(images)
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3):

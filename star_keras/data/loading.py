@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from star_keras.data import data_folder, fashion_mnist, folders, images, npz, prepared
-from star_keras.guards.arguments import check_choice
+from star_keras.guards.arguments import check_choice, check_count
 
 EMBEDDED = "fashion_mnist"
 MADE = ("cifar10_train45k", "cifar10_test1k")  # by tools/make_cifar10.py
@@ -50,7 +50,8 @@ def load(name, split=None, size=None, data_dir=None, download=False, on_error="r
 
     Raises:
         TypeError: if `name` is neither a string nor a path.
-        ValueError: if there is no such set or split, or an image cannot be decoded.
+        ValueError: if there is no such set or split, an image cannot be decoded, or `size` is no positive
+            whole number.
         IntegrityError: if an npz file is not whole.
         ImportError: if a source needs a package that is not installed; names the extra.
 
@@ -68,6 +69,7 @@ def load(name, split=None, size=None, data_dir=None, download=False, on_error="r
             f"`name` must be a string or a path. Received: {str(name)[:80]} of type {type(name).__name__}"
         )
     check_choice("on_error", on_error, ("raise", "skip"))
+    size = None if size is None else check_count("size", size)
     path = _existing_path(name)
     if path is not None:
         reader = folders if path.is_dir() else npz

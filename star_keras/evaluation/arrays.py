@@ -46,6 +46,12 @@ def refuse_not_finite(name, rows):
         )
 
 
+def center_and_scale(rows):
+    """Mean and deviation of each column, in float64; the deviation of what never varies is infinite."""
+    center, scale = rows.mean(axis=0, dtype="float64"), rows.std(axis=0, dtype="float64")
+    return center, np.where(scale > 1e-6 * np.abs(rows).max(axis=0), scale, np.inf)
+
+
 def largest_columns(rows, k):
     """Indices `(n, k)` of the k largest of each row, from the largest on; of equals those that come first."""
     least = -np.partition(-rows, k - 1, axis=1)[:, k - 1 : k]

@@ -6,6 +6,7 @@ import random
 import numpy as np
 
 from star_keras.evaluation.features import check_image_size
+from star_keras.guards.pixels import image_array
 
 BATCH_SIZE, STEPS = 128, 100
 
@@ -40,6 +41,7 @@ def untrained(model, images, seed=0, batch_size=BATCH_SIZE, steps=STEPS):
     """
     if len(images) == 0:
         raise ValueError("`images` must hold at least one image. Received: none")
+    images = image_array(images)
     check_image_size(getattr(model, "backbone", model), images.shape)
     with _seeded(seed):
         fresh = type(model).from_config(model.get_config())

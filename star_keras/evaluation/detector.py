@@ -70,7 +70,7 @@ def detection(
     Args:
         backbone: an image model with `pyramid`, such as a `ResNet`, for images of one size.
         train, test: `(images, boxes, labels)`: an array of images; for each a float array `(k, 4)` of left,
-            top, right, bottom in pixels; for each integers `(k,)`. An image may be without boxes.
+            top, right, bottom in pixels; for each integers `(k,)`. An image may be without boxes, not all.
         num_classes: number of classes.
         epochs: Defaults to 60.
         learning_rate: at the start. Defaults to 1e-3.
@@ -275,3 +275,5 @@ def _check(name, part, backbone, num_classes):
             f"Received: {f'shape {shape}' if shape else type(images).__name__}. Resize them, and their boxes."
         )
     check_boxes(boxes, labels, len(images), num_classes)
+    if not any(map(len, boxes)):
+        raise ValueError(f"`{name}` must hold at least one box. Received: none in {len(images)} images")

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from star_keras.evaluation.features import check_image_size, extract_features, image_array
+from star_keras.evaluation.features import check_image_size, extract_features
 from star_keras.exceptions import NonFiniteError
+from star_keras.guards.pixels import image_array
 
 
 def extract_embeddings(model, images, space="backbone", batch_size=256, verbose="auto"):

@@ -9,10 +9,11 @@ from keras import ops
 from star_keras.augmentation.base import unaugmented
 from star_keras.evaluation.arrays import unit_rows
 from star_keras.evaluation.embeddings import extract_embeddings, in_batches
-from star_keras.evaluation.features import check_image_size, image_array
+from star_keras.evaluation.features import check_image_size
 from star_keras.evaluation.regression import ridge, ridge_by_groups, variance_explained
 from star_keras.exceptions import ShapeError
 from star_keras.guards.arguments import check_count, check_range
+from star_keras.guards.pixels import image_array
 
 PREDICTORS = ("auto", "own", "fitted")
 _SAME = 1e-6
@@ -81,11 +82,11 @@ def equivariance_metrics(
 
     Each image gets `views` views. From the embedding of the image itself and the parameters of one view,
     that view's embedding is predicted; its rank by cosine among the views of the same image gives MRR and
-    hits. Views of equal similarity share their ranks evenly, so an embedding that ignores the augmentation
-    has the score of guessing, given as `floors`. R2 is of a ridge regression from the pair of features
-    of image and view to the encoded parameters, each column in units of its standard deviation and with the
-    penalty, from 0.001 to 10,000, that errs least on a fifth of the images for fitting: so that features
-    which know nothing have about 0, however wide they are.
+    hits. Views of equal similarity, to 1e-6 as float32 rounds, share their ranks evenly, so an embedding
+    that ignores the augmentation has the score of guessing, given as `floors`. R2 is of a ridge regression
+    from the pair of features of image and view to the encoded parameters, each column in units of its
+    standard deviation and with the penalty, from 0.001 to 10,000, that errs least on a fifth of the images
+    for fitting: so that features which know nothing have about 0, however wide they are.
 
     Predictions are made by the model's own predictor between its equivariant embeddings, or by one that is
     fitted afterwards to frozen features, so that models without a predictor can be compared: the view's

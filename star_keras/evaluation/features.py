@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from star_keras.exceptions import NonFiniteError, ShapeError
+from star_keras.guards.pixels import image_array
 
 
 def extract_features(backbone, images, batch_size=256, verbose="auto"):
@@ -55,17 +56,6 @@ def extract_features(backbone, images, batch_size=256, verbose="auto"):
             "float32."
         )
     return features
-
-
-def image_array(images):
-    """The images as one array; raises a ShapeError where they are of several shapes."""
-    try:
-        return np.asarray(images)
-    except ValueError as error:
-        raise ShapeError(
-            "`images` must be one array (images, height, width, channels). Received: images of several "
-            "shapes; resize them, as `data.load(..., size=...)` does."
-        ) from error
 
 
 def check_image_size(backbone, shape):

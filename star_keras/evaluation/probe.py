@@ -4,7 +4,13 @@ import dataclasses
 
 import numpy as np
 
-from star_keras.evaluation.arrays import filled_rows, largest_columns, unit_rows, whole_labels
+from star_keras.evaluation.arrays import (
+    center_and_scale,
+    filled_rows,
+    largest_columns,
+    unit_rows,
+    whole_labels,
+)
 from star_keras.evaluation.logistic import Logistic, predict
 from star_keras.guards.arguments import check_count, check_range
 
@@ -84,8 +90,9 @@ def linear_probe(
     """Accuracy of a linear classifier on frozen features: multinomial logistic regression.
 
     The classifier minimises `sum_i CE(y_i, W x_i + b) + weight * (|W|^2 + |b|^2)`: the sum, not the mean,
-    and the bias is penalised too; in scikit-learn's terms `C = 1 / (2 * weight)`. Every optimum is
-    reached, to about 1e-8 of the objective. The weight is chosen by the accuracy on a validation part, the
+    and the bias is penalised too; in scikit-learn's terms `C = 1 / (2 * weight)`. The optimum is unique and
+    reached, to about 1e-8 of the objective; where the paper has L-BFGS, Newton steps go from the largest
+    weight down, which arrive in fewer passes. The weight is chosen by the accuracy on a validation part, the
     smallest of equals; then the classifier is fitted to training and validation part together.
 
     Args:
@@ -96,8 +103,8 @@ def linear_probe(
         weights: candidate penalties, or one number: no search, the cheap probe. Defaults to the paper's
             `np.logspace(-6, 5, 45)`.
         metric: `"top1"`, or `"class_average"`: mean recall of the classes, for unbalanced sets.
-        standardize: bring each feature to mean 0 and deviation 1 over the training set. Defaults to
-            False, as in the paper.
+        standardize: bring each feature to mean 0 and deviation 1 over the training set; one that never
+            varies there does not count. Defaults to False, as in the paper.
         validation_fraction: part of the training set to choose the weight on, drawn by `seed`. Defaults
             to 0.1.
         validation_data: `(features, labels)` of an official validation set, used instead.
@@ -132,8 +139,7 @@ def linear_probe(
     elif len(weights) > 1:
         validation = _drawn_rows(len(train), validation_fraction, seed)
     if standardize:
-        center, scale = train.mean(axis=0, dtype="float64"), train.std(axis=0, dtype="float64")
-        scale[scale == 0] = 1
+        center, scale = center_and_scale(train)
         train, test = (train - center) / scale, (test - center) / scale
     accuracies, start, weight = None, None, weights[0]
     if len(weights) > 1:

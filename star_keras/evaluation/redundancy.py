@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from star_keras.evaluation.arrays import refuse_not_finite
+
 
 class CanonicalCorrelation(typing.NamedTuple):
     """Canonical correlations of two sets of features, and what chance alone gives.
@@ -175,6 +177,9 @@ def expert_similarity(experts):
     Returns:
         `ExpertSimilarity`.
 
+    Raises:
+        ValueError: if a number is not finite, or experts of one's own have kernels of several shapes.
+
     Example:
 
     >>> similarity = expert_similarity(np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]))
@@ -185,6 +190,7 @@ def expert_similarity(experts):
     """
     vectors = _kernels(experts) if isinstance(experts, keras.layers.Layer) else np.asarray(experts)
     vectors = vectors.reshape(len(vectors), -1).astype("float64")
+    refuse_not_finite("experts", vectors)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = vectors / np.where(lengths > 0, lengths, 1)
     matrix = vectors @ vectors.T

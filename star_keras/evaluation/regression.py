@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from star_keras.evaluation.arrays import center_and_scale
+
 _BLOCK_ROWS = 4096
 _PENALTIES = np.logspace(-3, 4, 15)
 
@@ -50,8 +52,7 @@ def _flat(*arrays):
 
 def _solver(inputs, targets):
     """What gives, for a penalty, the function that `ridge` fits."""
-    center, scale = inputs.mean(axis=0, dtype="float64"), inputs.std(axis=0, dtype="float64")
-    scale = np.where(scale > 1e-6 * np.abs(inputs).max(axis=0), scale, np.inf)
+    center, scale = center_and_scale(inputs)
     offset = targets.mean(axis=0, dtype="float64")
     gram, products = np.zeros((len(scale),) * 2), np.zeros((len(scale), targets.shape[1]))
     for start in range(0, len(inputs), _BLOCK_ROWS):

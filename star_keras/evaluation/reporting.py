@@ -17,6 +17,8 @@ from star_keras.evaluation.measures import MEASURES, Subject, plan
 from star_keras.evaluation.table import rows
 from star_keras.exceptions import ConfigError, ShapeError
 from star_keras.files import write_text
+from star_keras.guards.arguments import is_whole
+from star_keras.guards.pixels import image_array
 from star_keras.models import registry
 from star_keras.version import __version__
 
@@ -47,18 +49,18 @@ class ReportSettings:
     untrained: bool = True
 
     def __post_init__(self):
-        object.__setattr__(self, "seeds", tuple(self.seeds))
         for name, least in {"count": 2, "images": 4, "views": 2, "episodes": 1}.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if not is_whole(value) or value < least:
                 raise ValueError(
                     f"`{name}` must be a whole number of at least {least}. Received: {name}={value}"
                 )
-        whole = all(isinstance(seed, int) and 0 <= seed < 2**32 for seed in self.seeds)
-        if not self.seeds or not whole or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(
-                f"`seeds` must be distinct whole numbers in [0, 2**32). Received: seeds={self.seeds}"
-            )
+            object.__setattr__(self, name, int(value))
+        seeds = tuple(self.seeds)
+        whole = all(is_whole(seed) and 0 <= seed < 2**32 for seed in seeds)
+        if not seeds or not whole or len(set(seeds)) < len(seeds):
+            raise ValueError(f"`seeds` must be distinct whole numbers in [0, 2**32). Received: seeds={seeds}")
+        object.__setattr__(self, "seeds", tuple(map(int, seeds)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -179,7 +181,7 @@ def report(model, train, test, settings=None, folder=None, batch_size=256, verbo
 
 
 def _checked(model, data, name):
-    images, labels = np.asarray(data[0]), data[1]
+    images, labels = image_array(data[0]), data[1]
     check_image_size(getattr(model, "backbone", model), images.shape)
     if not len(images):
         raise ValueError(f"`{name}` must hold at least one image. Received: none")
@@ -194,7 +196,7 @@ def _taken(side, step, subject, failed):
     try:
         run = {**step.arguments, **MEASURES[step.measure](subject, **step.arguments)}
         return json.loads(json.dumps(run))
-    except ShapeError:
+    except (ShapeError, np.linalg.LinAlgError):
         raise
     except ValueError as error:
         failed.append((side, step, str(error)))

@@ -8,6 +8,8 @@ from keras import ops
 from star_keras.evaluation.arrays import filled_rows
 from star_keras.evaluation.features import check_image_size, extract_features
 from star_keras.exceptions import NonFiniteError
+from star_keras.guards.arguments import check_count
+from star_keras.guards.pixels import image_array
 
 SHARED, UNUSED = 0.5, 0.1
 
@@ -89,7 +91,8 @@ def routing_report(model, inputs, batch_size=256, verbose="auto"):
     if layer is model:
         features = filled_rows("inputs", inputs)
     else:
-        check_image_size(model.backbone, np.shape(inputs))
+        inputs = image_array(inputs)
+        check_image_size(model.backbone, inputs.shape)
         features = extract_features(model.backbone, inputs, batch_size, verbose)
     gates = _gates(layer, features.astype("float32"), batch_size)
     means = {task: rows.mean(axis=0) for task, rows in gates.items()}
@@ -107,7 +110,7 @@ def routing_report(model, inputs, batch_size=256, verbose="auto"):
 def _gates(layer, features, batch_size):
     """Gates of all rows, `{task: float64 (rows, experts)}`."""
     batches = []
-    for start in range(0, len(features), batch_size):
+    for start in range(0, len(features), check_count("batch_size", batch_size)):
         gates = layer.route(features[start : start + batch_size])
         batches.append(gates if isinstance(gates, dict) else {"embedding": gates})
     found = {

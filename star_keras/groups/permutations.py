@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from star_keras.groups.base import Group, negative_axis
-from star_keras.guards.arguments import check_ids
+from star_keras.guards.arguments import check_ids, is_whole
 
 
 @keras.saving.register_keras_serializable(package="star_keras")
@@ -93,10 +93,10 @@ class VocabularyCycle(Permutation):
     """
 
     def __init__(self, rings, size, axis=-1):
+        _check_rings(rings, size)
         self.rings = [[int(token) for token in ring] for ring in rings]
         self.size = int(size)
         self.axis = negative_axis("VocabularyCycle", axis)
-        _check_rings(self.rings, self.size)
         ring = np.array(self.rings)
         rows = np.tile(np.arange(self.size, dtype="int32"), (ring.shape[1], 1))
         for step, row in enumerate(rows):
@@ -195,6 +195,11 @@ def _check_rings(rings, size):
         raise ValueError(
             "`rings` must be lists of token ids, at least one, all of the same length. "
             f"Received: rings of lengths {[len(ring) for ring in rings]}"
+        )
+    broken = [token for ring in rings for token in ring if not is_whole(token)]
+    if broken or not is_whole(size):
+        raise ValueError(
+            f"Token ids and `size` must be whole numbers. Received: size={size!r}, ids {broken[:5]}"
         )
     tokens, counts = np.unique(rings, return_counts=True)
     if counts.max() > 1:

@@ -68,6 +68,17 @@ class LooksAtArrays:
             self.look_at_array(x)
 
 
+def image_array(images):
+    """The images as one array; raises a ShapeError where they are of several shapes."""
+    try:
+        return np.asarray(images)
+    except ValueError as error:
+        raise ShapeError(
+            "`images` must be one array (images, height, width, channels). Received: images of several "
+            "shapes; resize them, as `star_keras.data.load(..., size=...)` does."
+        ) from error
+
+
 def refuse_list(images):
     """Raises a ShapeError where several images come as a list, which Keras takes for several inputs."""
     if not isinstance(images, (list, tuple)):

@@ -90,7 +90,8 @@ class EquiTune(LooksAtArrays, keras.Model):
             maps and nothing was said about them, or are integers.
         ShapeError: if the group cannot move inputs or outputs of this shape, the model has a fixed batch size
             that does not fit, or the score does not return one number for each row.
-        NonFiniteError: if a score is NaN, eagerly; a jitted step returns NaN instead.
+        NonFiniteError: if a score is NaN, or a learned one infinite, eagerly; a jitted step returns NaN
+            instead.
 
     Example:
 
@@ -264,8 +265,9 @@ class EquiTune(LooksAtArrays, keras.Model):
         for found, upright, group in leaves:
             expected = upright if group is None else group.act(element, upright)
             found, expected = (ops.convert_to_numpy(orbits.accurate(y)) for y in (found, expected))
-            scale = max(np.abs(expected).max(), np.finfo("float32").tiny)
-            errors.append(np.abs(found - expected).max() / scale)
+            scale = np.abs(expected[np.isfinite(expected)]).max(initial=np.finfo("float32").tiny)
+            same = found == expected  # minus infinity, too, which a forbidden class has
+            errors.append(np.abs(np.where(same, 0, found) - np.where(same, 0, expected)).max() / scale)
         return max(errors)
 
     def _prepare(self, x):

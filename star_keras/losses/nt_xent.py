@@ -58,9 +58,9 @@ class NTXent(keras.losses.Loss):
     """
 
     def __init__(self, temperature=0.2, reduction="sum_over_batch_size", name="nt_xent"):
-        if not isinstance(temperature, numbers.Real) or not 0 < temperature < math.inf:
+        if not isinstance(temperature, numbers.Real) or not 1e-30 <= temperature < math.inf:
             raise ValueError(
-                "`temperature` divides the similarities and must be a positive finite number, such as 0.2. "
+                "`temperature` divides the similarities and must be finite and at least 1e-30, such as 0.2. "
                 f"Received: temperature={temperature!r}"
             )
         super().__init__(name=name, reduction=reduction, dtype="float32")

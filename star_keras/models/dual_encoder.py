@@ -6,13 +6,12 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from star_keras.backend import num_replicas
 from star_keras.exceptions import ShapeError
 from star_keras.guards.arguments import freeze_parts
 from star_keras.guards.pixels import look_at_pixels
 from star_keras.models import checks, registry
 from star_keras.models.image_model import check_images
-from star_keras.ops import global_mean, l2_normalize
+from star_keras.ops import global_mean, l2_normalize, regularization
 
 LOG_MAX_SCALE = float(np.log(100.0))
 WORD = re.compile(r"\w+")
@@ -116,6 +115,7 @@ class DualEncoder(keras.Model):
             shape=(),
             initializer=keras.initializers.Constant(np.log(1 / 0.07)),
             constraint=_AtMost(LOG_MAX_SCALE),
+            dtype="float32",
             name="log_scale",
         )
         self.built = True
@@ -201,7 +201,7 @@ class DualEncoder(keras.Model):
         alike = ops.cast(ops.expand_dims(labels, 1) == ops.expand_dims(labels, 0), "float32")
         targets = alike / ops.sum(alike, axis=1, keepdims=True)
         rows = _cross_entropies(targets, logits) + _cross_entropies(targets, ops.transpose(logits))
-        return global_mean(rows / 2) + sum(map(ops.sum, self.losses)) / num_replicas()
+        return global_mean(rows / 2) + regularization(self)
 
     def _scale(self):
         return ops.exp(ops.minimum(ops.convert_to_tensor(self.log_scale), LOG_MAX_SCALE))

@@ -207,6 +207,7 @@ class EquivariantSequenceToSequence(keras.Model):
             "group": keras.saving.serialize_keras_object(self.group),
             **{name: getattr(self, name) for name in ARGUMENTS},
             "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "trainable": self.trainable,
         }
 

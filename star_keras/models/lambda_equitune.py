@@ -5,7 +5,7 @@ from keras import layers
 
 from star_keras.groups import Cyclic
 from star_keras.guards.arguments import check_widths
-from star_keras.layers.equitune import EquiTune
+from star_keras.layers.equitune import EquiTune, score_network
 from star_keras.models import checks, registry
 from star_keras.models.classifier import Classifier, OnBackbone
 
@@ -71,12 +71,11 @@ class LambdaEquiTune(OnBackbone):
         trainable=True,
     ):
         widths = check_widths("hidden_units", hidden_units)
-        score = [layers.Dense(units, "relu", dtype="float32") for units in widths]
         equitune = EquiTune(
             Classifier(backbone, num_classes, classifier_activation=None, name="one_turn"),
             Cyclic(4),
             weighting="lambda",
-            score=keras.Sequential([*score, layers.Dense(1, dtype="float32")], name="score"),
+            score=score_network(widths),
             features=backbone.layers[-1].name,
             dtype=backbone.dtype_policy,
             name="equitune",

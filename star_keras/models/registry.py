@@ -312,7 +312,8 @@ def find_preset(name, withdrawn=False):
     if record.get("withdrawn") and not withdrawn:
         raise PresetError(
             f"The preset {full!r} was withdrawn in star_keras {record['withdrawn']['since']}: "
-            f"{record['withdrawn']['reason']} Use another one of `star_keras.models.list()`."
+            f"{record['withdrawn']['reason']} Received: {name!r}; use another one of "
+            "`star_keras.models.list()`."
         )
     return full, record
 

@@ -104,7 +104,7 @@ def load(name_or_folder, weights=True, num_classes=None, part=None, **overrides)
         IntegrityError: if a file is damaged, of a refused kind, or not the one its record describes.
         OfflineError: if the preset's file is not on this machine.
         ConfigError: if the folder's configuration is not one of a known architecture, lacks the size and
-            hash of the weights, or `weights` is neither True nor False.
+            hash of the weights, or `weights` is neither True nor False; None is False, as in Keras.
         ShapeError: if the weights belong to another model, overrides included.
         NonFiniteError: if the weights hold NaN or infinity.
         ValueError: if `part` was not saved, or does not go with `num_classes`.

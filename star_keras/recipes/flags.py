@@ -33,9 +33,9 @@ HELP = {
 def command_line(run, arguments=None, **defaults):
     """Runs a recipe from the command line: every keyword argument of `run` becomes a flag.
 
-    Flags take the type of the default; an argument whose default is False becomes a switch, and one that is
-    annotated as a `typing.Literal` takes nothing else. The help text is the docstring of the module that
-    defines `run`.
+    Flags take the type of the default; an argument whose default is False becomes a switch, of True one with
+    a `--no-` of its own, and one that is annotated as a `typing.Literal` takes nothing else. The help text is
+    the docstring of the module that defines `run`.
 
     Args:
         run: function with keyword arguments only.
@@ -60,8 +60,9 @@ def command_line(run, arguments=None, **defaults):
     for name, parameter in inspect.signature(run).parameters.items():
         flag, default = "--" + name.replace("_", "-"), defaults.get(name, parameter.default)
         told = [HELP[name]] if name in HELP else []
-        if default is False:
-            parser.add_argument(flag, action="store_true", help="".join(told))
+        if isinstance(default, bool):
+            action = argparse.BooleanOptionalAction if default else "store_true"
+            parser.add_argument(flag, action=action, default=default, help="".join(told))
             continue
         told += [] if default is None else ["default: %(default)s"]
         parser.add_argument(

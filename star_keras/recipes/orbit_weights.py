@@ -44,11 +44,13 @@ def learn_orbit_weights(
         The history of loss and accuracy, a dict of lists.
 
     Raises:
-        ValueError: if the wrapper brings outputs back, or averages anything but what its model returns.
+        ValueError: if the wrapper learns no weights, brings outputs back, or averages anything but what its
+            model returns.
     """
-    if wrapper.output_group is not None or wrapper.combine != "output":
+    if wrapper.weighting != "lambda" or wrapper.output_group is not None or wrapper.combine != "output":
         raise ValueError(
-            "Weights are learned so for invariant wrappers that average what the model returns. Received: "
+            'Weights are learned so for invariant wrappers with weighting "lambda" that average what the '
+            f"model returns. Received: weighting={wrapper.weighting!r}, "
             f"output_group={wrapper.output_group!r}, combine={wrapper.combine!r}. Train the wrapper itself, "
             "with `wrapper.model.trainable = False`."
         )

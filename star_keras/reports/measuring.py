@@ -61,7 +61,8 @@ def measure(
 
     Where all images, of both sets, fit into the square that the model takes, they are centred on black.
     Else, and always where one of the sets is a folder, the shorter side of each is brought to the side of
-    that square and what goes beyond it is cut off. Grey images are repeated in three channels.
+    that square and what goes beyond it is cut off. A model of another shape takes only images that have it.
+    Grey images are repeated in three channels.
 
     Args:
         name: of a preset, or a folder with a model.
@@ -138,7 +139,8 @@ def _facts(name, model):
 
 
 def _image_sets(data, test_data, backbone, on_error):
-    side, names = backbone.input_shape[1], [data, data if test_data is None else test_data]
+    _, height, width, _ = backbone.input_shape
+    side, names = height if height == width else None, [data, data if test_data is None else test_data]
     train, found = _loaded(data, None, side, on_error), _test_split(names[1], side, on_error)
     if found is None and test_data is not None:
         found = _loaded(test_data, None, side, on_error), test_data

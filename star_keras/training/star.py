@@ -8,12 +8,12 @@ from star_keras import backend
 from star_keras.augmentation import Augmentation
 from star_keras.augmentation.base import unaugmented
 from star_keras.exceptions import ShapeError
-from star_keras.guards.arguments import check_choice
+from star_keras.guards.arguments import check_choice, is_finite, is_whole
 from star_keras.guards.pixels import LooksAtArrays, look_at_pixels, refuse_list, without_looking
 from star_keras.layers import EquivariantPredictor
 from star_keras.layers.wrapping import ends_in_softmax
 from star_keras.losses import NTXent
-from star_keras.ops import global_mean
+from star_keras.ops import global_mean, regularization
 from star_keras.training.finite_check import FiniteCheck, own_callbacks_first
 
 
@@ -66,10 +66,12 @@ class STARPretraining(LooksAtArrays, keras.Model):
         `invariant_2`, `equivariant_1`, `equivariant_2`, `prediction_1`, `prediction_2`.
 
     Raises:
-        ValueError: if a weight is negative or both are 0, `passes` is unknown, the backbone is not built
-            or a classifier, the augmentation is none, or the default predictor is asked for and the
-            backbone's image size is not fixed.
+        ValueError: if a weight is negative or both are 0, a temperature is not positive, the seed is out of
+            range, `passes` is unknown, the backbone is not built or a classifier, the augmentation is none,
+            the projector lacks a task, or the default predictor is asked for and the backbone's image size
+            is not fixed; in `fit`, if there are weights of samples.
         ShapeError: if the views have another size than the backbone takes.
+        NonFiniteError: in `fit`, if a loss or a weight becomes NaN or infinite.
 
     Example:
 
@@ -103,11 +105,14 @@ class STARPretraining(LooksAtArrays, keras.Model):
         seed=0,
         **kwargs,
     ):
-        if min(invariance_weight, equivariance_weight) < 0 or invariance_weight == equivariance_weight == 0:
+        weights = invariance_weight, equivariance_weight
+        if not all(is_finite(weight) and weight >= 0 for weight in weights) or not any(weights):
             raise ValueError(
-                "`invariance_weight` and `equivariance_weight` must not be negative, and one of them "
-                f"must be positive. Received: {invariance_weight} and {equivariance_weight}"
+                "`invariance_weight` and `equivariance_weight` must be finite and not negative, and one of "
+                f"them positive. Received: {invariance_weight} and {equivariance_weight}"
             )
+        if not is_whole(seed) or not 0 <= seed < 2**32 - 2:
+            raise ValueError(f"`seed` must be a whole number in [0, 2**32 - 2). Received: seed={seed!r}")
         check_choice("passes", passes, ("separate", "joint"))
         if not isinstance(getattr(backbone, "input_shape", None), tuple):
             raise ValueError(
@@ -128,7 +133,7 @@ class STARPretraining(LooksAtArrays, keras.Model):
         self.invariance_weight = invariance_weight
         self.equivariance_weight = equivariance_weight
         self.passes = passes
-        self.seed = seed
+        self.seed = int(seed)
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.invariance = NTXent(temperature)
         self.equivariance = NTXent(equivariance_temperature)
@@ -156,12 +161,22 @@ class STARPretraining(LooksAtArrays, keras.Model):
         features = self.backbone.compute_output_shape((None, *self.backbone.input_shape[1:]))
         if not self.projector.built:
             self.projector.build(features)
+        embeddings = self.projector.compute_output_shape(features)
+        if isinstance(embeddings, dict):
+            self._check_tasks(embeddings)
+            embeddings = embeddings.get("equivariant")
         if self.predictor is not None and not self.predictor.built:
-            embeddings = self.projector.compute_output_shape(features)
-            if isinstance(embeddings, dict):
-                embeddings = embeddings["equivariant"]
             self.predictor.build(embeddings, (None, len(self.augmentation.columns)))
         self.built = True
+
+    def _check_tasks(self, embeddings):
+        weights = {"invariant": self.invariance_weight, "equivariant": self.equivariance_weight}
+        needed = [task for task, weight in weights.items() if weight]
+        if not {*needed} <= {*embeddings}:
+            raise ValueError(
+                f"`projector` must have the tasks {', '.join(map(repr, needed))}. Received: the tasks "
+                f"{', '.join(map(repr, embeddings))}; name them so in `tasks`, or set a weight to 0."
+            )
 
     def call(self, images, training=None):
         if not training:
@@ -256,7 +271,7 @@ class STARPretraining(LooksAtArrays, keras.Model):
             loss += self.equivariance_weight * global_mean(rows)
         if not (self.invariance_weight and self.equivariance_weight):
             loss += _zero_gradient(self.trainable_variables)
-        return loss + sum(map(ops.sum, self.losses)) / backend.num_replicas()
+        return loss + regularization(self)
 
     def save_own_variables(self, store):
         super().save_own_variables(store)

@@ -20,7 +20,8 @@ class Taps:
         inputs_of: a layer of the model whose inputs are returned as `"features"`. Defaults to None.
 
     Raises:
-        ValueError: if a layer is not part of the model, or names repeat.
+        ValueError: if a layer is not part of the model, or names repeat; when called, if the model did not
+            call one of the layers.
     """
 
     def __init__(self, model, layers, inputs_of=None):
@@ -54,6 +55,9 @@ class Taps:
         outputs = self._model(inputs, training=training)
         noted = self._notes.outputs
         del self._notes.outputs
+        silent = [name for name in self.names if name not in noted]
+        if silent:
+            raise ValueError(f"`taps` must be layers that the model calls. Received: not called, {silent}")
         return {"outputs": outputs, **noted}
 
     def _noting(self, name, call):

@@ -12,7 +12,7 @@ from star_keras.applications.control.playing import best_actions
 from star_keras.exceptions import NonFiniteError
 from star_keras.guards.arguments import check_count
 from star_keras.models import checks
-from star_keras.ops import global_mean
+from star_keras.ops import global_mean, regularization
 
 _COUNT, _SHARE = checks.integer(1, 2**31), checks.number(0, 1)
 OPTIONS = {
@@ -177,7 +177,7 @@ class _Updates(keras.Model):
         return self.network(transitions["state"], training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        penalties = sum(map(ops.sum, self.losses))  # asked before the copy is called, which adds its own
+        penalties = regularization(self)  # asked before the copy is called, which adds its own
         next_values = self.target(x["next_state"], training=False)
         taken = ops.one_hot(x["action"], y_pred.shape[-1], dtype=y_pred.dtype)
         best = ops.stop_gradient(ops.max(next_values, axis=-1))
@@ -185,7 +185,7 @@ class _Updates(keras.Model):
         rows = keras.losses.huber(
             ops.expand_dims(expected, -1), ops.sum(y_pred * taken, axis=-1, keepdims=True)
         )
-        return global_mean(rows) + penalties / backend.num_replicas()
+        return global_mean(rows) + penalties
 
 
 class _Players:

@@ -4,6 +4,7 @@ import collections
 import re
 
 from star_keras.groups import VocabularyCycle
+from star_keras.guards.arguments import check_ids
 
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)*|\n|[^\sa-z]")
 UNKNOWN = "<unknown>"
@@ -56,7 +57,12 @@ class WordTokenizer:
         return [self._ids.get(word, 0) for word in WORD.findall(text.lower())]
 
     def decode(self, ids):
-        """The text of token ids: words apart, marks behind them."""
+        """The text of token ids: words apart, marks behind them.
+
+        Raises:
+            ValueError: if an id is none of the vocabulary.
+        """
+        check_ids("ids", ids, len(self.words))
         text = " ".join(self.words[int(token)] for token in ids)
         return re.sub(r" ([,.;:?!]+|\n)", r"\1", text).replace("\n ", "\n")
 
