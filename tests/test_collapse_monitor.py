@@ -9,6 +9,7 @@ import pytest
 
 import star_keras as sk
 from star_keras.callbacks import CollapseMonitor
+from star_keras.callbacks.probes import watched
 from star_keras.evaluation import effective_rank, embedding_spread, extract_embeddings
 from star_keras.exceptions import NonFiniteError
 
@@ -51,8 +52,8 @@ def test_of_a_regularised_classifier_what_it_says_is_looked_at():
 
 def test_of_a_regularised_classifier_on_a_backbone_the_backbone_is_looked_at():
     classifier = sk.models.create("resnet20", input_shape=(8, 8, 3), num_classes=3)
-    model = sk.training.SoftNearestNeighborRegularization(classifier, (classifier.backbone.layers[-1].name,))
-    assert callbacks.probes.watched(model) is classifier.backbone
+    model = sk.training.SoftNearestNeighborRegularization(classifier, (classifier.backbone.layers[-2].name,))
+    assert watched(model) is classifier.backbone
 
 
 def test_every_space_of_a_pretraining_model_is_looked_at():
@@ -94,12 +95,12 @@ def test_loggers_behind_a_monitor_write_its_values(kind, tmp_path):
     history = model.fit(X, Y, epochs=2, callbacks=[kind(X), *loggers], verbose=0).history
     with open(tmp_path / "log.csv", newline="") as file:
         lines = list(csv.DictReader(file))
-    watched = set(history) - {"loss"}
-    assert watched and {"epoch", *history} <= lines[0].keys()
-    for name in watched:
+    names = set(history) - {"loss"}
+    assert names and {"epoch", *history} <= lines[0].keys()
+    for name in names:
         assert [float(line[name]) for line in lines] == pytest.approx(history[name])
         assert np.isfinite(history[name]).all()
-    assert {f"epoch_{name}" for name in watched} <= board_scalars(tmp_path / "board" / "train").keys()
+    assert {f"epoch_{name}" for name in names} <= board_scalars(tmp_path / "board" / "train").keys()
 
 
 def board_scalars(folder):

@@ -79,8 +79,10 @@ def test_fit_draws_pairs_together_and_the_scale_stays_below_a_hundred():
     assert float(model.log_scale) <= np.log(100) + 1e-6
 
 
-def test_it_learns_in_float64():
-    backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+def test_it_learns_in_float64_with_a_regulariser():
+    images = keras.Input((8, 8, 3))
+    project = keras.layers.Dense(4, kernel_regularizer="l2", dtype="float64")
+    backbone = keras.Model(images, project(keras.layers.Flatten()(images)))
     model = sk.models.DualEncoder(backbone, VOCABULARY, dtype="float64")
     model.compile("sgd")
     assert np.isfinite(model.fit(PAIRS, verbose=0).history["loss"]).all()

@@ -30,6 +30,12 @@ from star_keras.models import EquivariantSequenceToSequence, weights
 from star_keras.models.decoding import GreedyDecoder
 
 
+def test_its_own_policy_comes_back():
+    model = equivariant(dtype="mixed_bfloat16")
+    again = EquivariantSequenceToSequence.from_config(model.get_config())
+    assert (again.dtype_policy.name, again.model.dtype_policy.name) == ("mixed_bfloat16", "float32")
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @METHODS
 def test_outputs_follow_the_group(order, weighting, combine):

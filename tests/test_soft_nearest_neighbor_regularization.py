@@ -173,6 +173,17 @@ def test_taps_of_a_subclassed_model_are_those_of_the_same_functional_one():
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_a_tap_that_a_subclassed_model_does_not_call_is_named():
+    class Silent(Subclassed):
+        def call(self, inputs):
+            return self.classes(self.first(inputs))
+
+    silent = Silent()
+    silent.code.build((None, 8))
+    with pytest.raises(ValueError, match=r"layers that the model calls. Received: not called, \['code'\]"):
+        wrapped(model=silent)(X)
+
+
 def test_the_classifier_is_kept_as_it_was_passed_and_trained():
     inner = classifier()
     model = wrapped(model=inner)

@@ -217,14 +217,26 @@ def test_seed_state_travels_with_the_weights(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"passes": "both"}, {"invariance_weight": -1.0}, {"invariance_weight": 0.0, "equivariance_weight": 0.0},
-     {"invariance_weight": float("nan")}, {"equivariance_weight": float("inf")}, {"seed": None},
-     {"seed": 2**32 - 2}, {"seed": 0.5}, {"temperature": 0.0}],
+    [
+        {"passes": "both"},
+        {"invariance_weight": -1.0},
+        {"invariance_weight": 0.0, "equivariance_weight": 0.0},
+        {"invariance_weight": float("nan")},
+        {"equivariance_weight": float("inf")},
+        {"temperature": 0.0},
+    ],
     ids=str,
 )
 def test_wrong_arguments_say_what_was_received(arguments):
     with pytest.raises(ValueError, match="Received"):
         small_model(**arguments)
+
+
+@pytest.mark.parametrize("seed", [None, -1, 0.5, 2**32 - 2])
+def test_a_seed_that_cannot_draw_both_views_is_refused(seed):
+    config = {**small_model().get_config(), "seed": seed}
+    with pytest.raises(ValueError, match=r"whole number in \[0, 2\*\*32 - 2\). Received: seed="):
+        sk.training.STARPretraining.from_config(config)
 
 
 def test_a_projector_without_a_task_that_counts_is_refused_when_it_is_built():

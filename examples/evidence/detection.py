@@ -12,6 +12,7 @@ training images (1.5 % of what they begin with is left). Every run is a line of 
 same command goes on where it stopped and prints the table once all runs are there.
 """
 
+import itertools
 import os
 import pathlib
 
@@ -112,10 +113,9 @@ def print_table(networks, rows):
     for network, values in scores.items():
         cells = [sk.recipes.mean_and_deviation(v) for v in values.values()]
         print(f"| {NETWORKS[network]} | " + " | ".join(cells) + " |")
-    pretrained, *others = networks
-    for other in others:
-        found = sk.evaluation.paired_comparison(scores[other]["ap"], scores[pretrained]["ap"])
-        print(f"AP: {pretrained} - {other} {found:+.1f}, {found.verdict}")
+    for first, second in itertools.combinations(networks, 2):
+        found = sk.evaluation.paired_comparison(scores[second]["ap"], scores[first]["ap"])
+        print(f"AP: {first} - {second} {found:+.1f}, {found.verdict}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ class Augmentation(keras.layers.Layer):
     in the same range. Called as a layer, an augmentation samples from a seed of its own while training, and
     otherwise passes the images on, resized where views have a size of their own.
 
+    Unlike other layers it is training unless told otherwise: `augmentation(images)` draws views.
+
     A subclass names its `parameter_names`, `columns` and `num_draws` (numbers from U(0, 1) an image) and
     writes `from_uniform`, `raw_moments` and either `apply` or `transform`; `encode` and
     `compute_output_shape` where the defaults, all parameters side by side and the same shape, do not fit.

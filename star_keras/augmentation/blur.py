@@ -23,6 +23,7 @@ class GaussianBlur(Augmentation):
     Parameters: `sigma`, `(batch, 1)`: the standard deviation, 0 where not blurred, encoded as it is.
 
     Raises:
+        ValueError: the size of the kernel is no odd number, or `sigma` or the probability out of range.
         ShapeError: the images are not larger than half the kernel, so there is too little to reflect.
 
     Example:

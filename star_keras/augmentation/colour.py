@@ -30,6 +30,7 @@ class ColorJitter(Augmentation):
     the order is not.
 
     Raises:
+        ValueError: a strength or the probability is out of range.
         ShapeError: the images do not have three channels.
 
     Example:
@@ -182,6 +183,7 @@ class Grayscale(Sometimes):
     Parameters: `grayscale`, `(batch, 1)`: 1 where grey, else 0, encoded as it is.
 
     Raises:
+        ValueError: the probability does not lie in [0, 1].
         ShapeError: the images do not have three channels.
 
     Example:
@@ -214,6 +216,9 @@ class Solarize(Sometimes):
         probability: share of the images that are solarised. Defaults to 0.2.
 
     Parameters: `solarize`, `(batch, 1)`: 1 where solarised, else 0, encoded as it is.
+
+    Raises:
+        ValueError: the threshold does not lie in [0, 255], or the probability in [0, 1].
 
     Example:
 

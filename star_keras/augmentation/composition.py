@@ -25,6 +25,9 @@ class Compose(Augmentation):
     Parameters: those of all augmentations, encoded side by side. Where two share the name of a parameter or
     of a column, the later gets a number, as in `solarize_2`.
 
+    Raises:
+        ValueError: there is no augmentation, or something else among them.
+
     Example:
 
     >>> import star_keras as sk
@@ -127,6 +130,9 @@ def star_views(size):
     Returns:
         A `Compose` with the columns crop top, left, height and width, flip, brightness, contrast,
         saturation, hue, grey and sigma.
+
+    Raises:
+        ValueError: the size is no whole number of at least 2.
 
     Example:
 

@@ -33,6 +33,9 @@ class RandomResizedCrop(Augmentation):
     Parameters: `crop`, `(batch, 4)`: top, left, height and width in pixels of the image, encoded as they
     are. Images may have any size.
 
+    Raises:
+        ValueError: `size`, `scale` or `ratio` are out of range.
+
     Example:
 
     >>> import numpy as np, star_keras as sk
@@ -165,6 +168,9 @@ class HorizontalFlip(Sometimes):
         probability: share of the images that are mirrored. Defaults to 0.5.
 
     Parameters: `flip`, `(batch, 1)`: 1 where mirrored, else 0, encoded as it is.
+
+    Raises:
+        ValueError: the probability does not lie in [0, 1].
 
     Example:
 

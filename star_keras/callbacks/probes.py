@@ -45,6 +45,10 @@ class NearestNeighborProbe(_Probe):
         name: in the logs. Defaults to "nearest_neighbor_accuracy".
         k: number of neighbours. Defaults to 1.
 
+    Raises:
+        ValueError: if `every` or `batch_size` is no positive whole number; in `fit`, for what
+            `evaluation.nearest_neighbors` refuses.
+
     Example:
 
     >>> import keras
@@ -76,6 +80,19 @@ class LinearProbe(_Probe):
     Args:
         train, test, every, batch_size, name: as there; the name defaults to "linear_probe_accuracy".
         weight: the decay `w` of `evaluation.linear_probe`. Defaults to 5.0.
+
+    Raises:
+        ValueError: as there.
+
+    Example:
+
+    >>> import keras
+    >>> rows, labels = np.eye(2).repeat(4, axis=0), np.arange(2).repeat(4)
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "softmax")])
+    >>> model.compile("sgd", "sparse_categorical_crossentropy")
+    >>> probe = LinearProbe((rows, labels), (rows, labels), weight=0.1)
+    >>> model.fit(rows, labels, callbacks=[probe], verbose=0).history["linear_probe_accuracy"]
+    [1.0]
     """
 
     default_name = "linear_probe_accuracy"

@@ -102,6 +102,10 @@ class Resume(keras.callbacks.Callback):
 
         Returns:
             A `keras.utils.PyDataset`.
+
+        Raises:
+            ValueError: if arrays differ in length, or do not fill a batch.
+            ResumeError: when a batch is asked for out of turn.
         """
         self._batches = _OrderedBatches(data, batch_size, seed, self.epoch)
         return self._batches

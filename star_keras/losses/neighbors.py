@@ -10,7 +10,8 @@ from keras import ops
 
 from star_keras import backend
 from star_keras.guards.arguments import check_choice
-from star_keras.ops import directions, over_replicas, partner_slope, partner_surprise
+from star_keras.losses.pairs import partner_slope, partner_surprise
+from star_keras.ops import l2_normalize, over_replicas
 
 BLOCK_SIZE = 128
 DISTANCES = ("cosine", "squared")
@@ -19,6 +20,7 @@ _SMALLEST_TEMPERATURE = 1e-30
 _LARGEST_LOGIT = 1e37
 _SMALLEST_INVERSE = 1e-2
 _STEP = 0.1
+_SMALLEST_LENGTH = {"float16": 6.2e-5}  # below it float16 holds no full digits
 
 
 def soft_nearest_neighbor(
@@ -252,7 +254,7 @@ class _LabelledBatch:
 
     def _cosine_factors(self, temperature):
         """Rows and keys whose products are `-distance / temperature`, up to a constant of each row."""
-        vectors = directions(self.vectors)
+        vectors = _directions(self.vectors)
         return vectors / temperature, backend.gather(vectors)
 
     def _squared_factors(self, temperature):
@@ -283,6 +285,19 @@ def check_temperature(temperature):
             "`temperature` divides the distances and must be a positive finite number of at least "
             f"{_SMALLEST_TEMPERATURE}, or a scalar tensor. Received: temperature={temperature!r}"
         )
+
+
+def _directions(vectors):
+    """Vectors `(n, d)` of any float type, in float32 and scaled to length one.
+
+    The direction of zero is zero, with gradient zero; what is shorter than 1e-30, in float16 than its
+    smallest normal number, counts as zero.
+    """
+    smallest = _SMALLEST_LENGTH.get(keras.backend.standardize_dtype(vectors.dtype), 1e-30)
+    vectors = ops.cast(vectors, "float32")
+    largest = ops.stop_gradient(ops.max(ops.abs(vectors), axis=-1, keepdims=True))
+    factors = ops.where(largest > smallest, 1 / ops.maximum(largest, smallest), 0.0)
+    return l2_normalize(vectors * factors)
 
 
 def _with_shape(array):

@@ -7,7 +7,8 @@ import keras
 from keras import ops
 
 from star_keras import backend
-from star_keras.ops import l2_normalize, log_sum_exp_of_keys, log_sum_exp_of_others
+from star_keras.losses.pairs import log_sum_exp_of_keys, log_sum_exp_of_others
+from star_keras.ops import l2_normalize
 
 BLOCK_SIZE = 384
 _LARGEST_PLAIN_EXPONENT = 30.0

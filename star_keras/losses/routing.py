@@ -39,7 +39,7 @@ def router_z(logits):
     """How large the router's logits are: `logsumexp(logits)**2` of every sample.
 
     Args:
-        logits: `(batch, num_experts)`, such as `RoutedExperts.router_logits` gives.
+        logits: `(batch, num_experts)`, what `RoutedExperts.router_logits` gives for one task.
 
     Returns:
         `(batch,)` float32 values.
