@@ -5,26 +5,31 @@ Data       cifar10_train45k, bccd_detection and the sets of transfer.py, in the 
 Command    python examples/evidence/comparison.py [--minutes 60]
 GPU        KERAS_BACKEND=jax python examples/evidence/comparison.py --full
 
-Every method pretrains a ResNet-20 on the first 15,000 images of CIFAR-10 for 12 epochs, with the views, rate,
-batch and width of heads of the recipe star-resnet20; none was tuned for another method. It computes in
-mixed_bfloat16, or whatever --precision names, which is part of a run. Measured are, on 5,000 other training
-images of CIFAR-10, which no method has seen: a linear probe, how well views can be predicted, what both
-embeddings and what experts have in common, and who works for which task; then probes of six other sets, and
-problems of five classes of Tiny ImageNet. EquiMod-like heads are separate; they predict the shift of an
-embedding, as the paper's method does, or the embedding itself, as EquiMod did. With --detect, detectors of
-blood cells are trained on three of the backbones, as detection.py does, once these are there. --full takes a
-ResNet-18, heads of 512 as in the recipe star-resnet18, and the first 40,000 images.
+Every method pretrains a ResNet-20 on the first 15,000 images of CIFAR-10 for 12 epochs, by SGD, with the
+views, rate, batch and width of heads of the recipe star-resnet20. They are STAR's own; nothing was tuned for
+another method. A run takes about twenty minutes on one core, in mixed_bfloat16; runs in what --precision
+names are others. STAR-SS has an expert for each task and one that both share. EquiMod-like heads are
+separate; they predict the shift of an embedding, as the paper's method does, or the embedding itself, as
+EquiMod did. --full takes a ResNet-18, heads of 512 as in the recipe star-resnet18, and the first 40,000
+images.
+
+Measured are, on 5,000 other training images of CIFAR-10, which no method has seen: a linear probe (of 10,000
+images, on standardised features, with 11 decays to choose from), how well views can be predicted (20 of each
+of 2,000 images), what both embeddings and what experts have in common, and who works for which task; then
+probes of six other sets, as in transfer.py, and 2,000 problems of five classes of Tiny ImageNet. With
+--detect it trains detectors of blood cells, as detection.py does, on the backbones of three methods, where
+these still lie in --folder.
 
 Every run is a line of results/comparison.jsonl, detectors of comparison_detection.jsonl; with --full both
 begin with comparison_full. The same command goes on where it stopped, within a run too, prints tables and
 verdicts of what is there, and draws them. Correlations are canonical, mean of all directions, as a share of
 what lies between chance (0) and equality (1).
 
-Correlations of tasks tell of structure, too. With heads of 64 units and embeddings of 128 the shared expert
-of STAR-SS gives both embeddings 64 common directions, whatever is learned. Separate heads have 64 directions,
-STAR has 128, so that their shares are comparable only at 0 and 1. So pairs are compared by it among numbers
-of experts alone; and random experts under random routers correlate less the more of them there are, which is
-printed and drawn beside.
+How both tasks correlate depends on the structure of the heads, too, whatever is learned. With heads of 64
+units and embeddings of 128 the shared expert of STAR-SS gives both embeddings 64 common directions. Separate
+heads have 64 directions, STAR has 128, so that their shares are comparable only at 0 and 1. So pairs are
+compared by it among numbers of experts alone; and random experts under random routers correlate less the
+more of them there are, which is printed and drawn beside.
 
 Each of the paper's orderings gets one verdict, once all seeds are there: confirmed where all differences that
 decide it, which comparison_report.py names, are. With three seeds a bootstrap interval reaches from the least
