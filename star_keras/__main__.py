@@ -16,6 +16,7 @@ import textwrap
 import threading
 import traceback
 
+from star_keras import exceptions
 from star_keras.version import __version__
 
 DEFAULT_RECIPE = "star-resnet18"
@@ -140,6 +141,8 @@ def _obey(options, rest):
 
 def _told(error):
     """An error in a line: messages of this package say what to do, those of others need their place."""
+    if type(error).__module__ == exceptions.__name__:
+        return str(error)
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]

@@ -129,7 +129,7 @@ def test_variance_explained_pools_columns_and_leaves_constant_ones_out():
 
 
 def test_both_predictors_and_r2_are_those_of_a_protocol_written_out():
-    """One image and one view at a time, with the regressions of scikit-learn."""
+    """One image and one view at a time, with the regressions of scikit-learn, where no views all but tie."""
     keras.utils.set_random_seed(1)
     network, augmentation = backbone(Means()), sk.augmentation.star_views(8)
     experts = sk.layers.RoutedExperts(8, 2, tasks=("invariant", "equivariant"), hidden_units=(6,))

@@ -161,7 +161,9 @@ def test_weights_are_not_learned_apart_for_what_is_averaged_otherwise():
         inner, sk.groups.Cyclic(4), weighting="lambda", score=score, features="last", combine="log_probs"
     )
     features = np.zeros((3, 4, 4), "float32")
-    with pytest.raises(ValueError, match="Received: .*output_group=None, combine='log_probs'"):
+    with pytest.raises(
+        ValueError, match="Received: weighting='lambda', output_group=None, combine='log_probs'"
+    ):
         sk.recipes.learn_orbit_weights(wrapper, features, features, np.zeros(3, "int32"), epochs=1)
     mean = sk.layers.EquiTune(inner, sk.groups.Cyclic(4))
     with pytest.raises(ValueError, match="Received: weighting='mean'"):

@@ -227,7 +227,7 @@ class Resume(keras.callbacks.Callback):
             return None
 
     def _read_position(self):
-        self._adopted = self._last_writer()
+        self._adopted = None
         if not self.path.exists():
             return 0, {}
         try:
@@ -238,6 +238,7 @@ class Resume(keras.callbacks.Callback):
                         f"{self.path} must have format {_FORMAT} or older. Received: format {version}; "
                         "it was written by a newer star_keras."
                     )
+                self._adopted = file.attrs.get("writer")
                 history = file.attrs[_HISTORY] if version == 1 else file[_HISTORY].asstr()[()]
                 return int(file.attrs["epoch"]), json.loads(history)
         except (OSError, KeyError, ValueError) as error:

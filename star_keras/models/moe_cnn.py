@@ -30,9 +30,9 @@ class MoECNN(ImageModel):
     """A classifier of small images: two convolutions, a code, and experts whose logits are mixed.
 
     `outputs = softmax(sum_e(gates[e] * experts[e](code)))`, the softmax in float32 whatever the policy, of
-    logits that a mixed policy rounds. All experts
-    and their router see the code alone. Sizes are those the authors of the mixture used in earlier
-    work; the paper's own are not known, so this is our reading. Preprocessing is inside: `x / 255`.
+    logits that a mixed policy rounds. All experts and their router see the code alone. Sizes are those the
+    authors of the mixture used in earlier work; the paper's own are not known, so this is our reading.
+    Preprocessing is inside: `x / 255`.
 
     | layer | output for 32 x 32 pixels |
     |---|---|
