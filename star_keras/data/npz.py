@@ -94,9 +94,9 @@ def _class_names(archive, labels):
 
 
 def _check_arrays(archive, path, *names):
-    if not {*names} <= {*archive.files}:
-        needed = ", ".join(f"`{name}`" for name in names)
-        raise ValueError(f"{path} must hold {needed}, too. Received: arrays {archive.files[:8]}")
+    missing = ", ".join(f"`{name}`" for name in names if name not in archive)
+    if missing:
+        raise ValueError(f"{path} must hold {missing}, too. Received: arrays {archive.files[:8]}")
 
 
 def _plain(archive, split, path):
