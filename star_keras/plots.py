@@ -203,7 +203,7 @@ def retrieval(queries, bank, neighbors):
     _image_grid(blocks[0], "query", [[image] for image in queries])
     for block, (space, found) in zip(blocks[1:], neighbors.items(), strict=True):
         images = [[bank[index] for index in row] for row in found.indices]
-        captions = [[f"{value:.2f}" for value in row] for row in found.similarities]
+        captions = [[f"{value:.3f}" for value in row] for row in found.similarities]
         _image_grid(block, f"{space} (cosine)", images, captions)
     return figure
 

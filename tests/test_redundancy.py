@@ -118,7 +118,7 @@ def test_alignment_is_that_of_the_kernel_matrices():
 
 @pytest.mark.parametrize("function", [canonical_correlation, centered_kernel_alignment])
 def test_features_must_be_finite_matrices_of_the_same_samples(function):
-    with pytest.raises(ValueError, match=r"same two or more samples. Received: shapes \(300, 5\)"):
+    with pytest.raises(ValueError, match=r"of the same samples. Received: shapes \(300, 5\)"):
         function(X, Y[:-1])
     with pytest.raises(ValueError, match="matrices"):
         function(X[:, 0], Y[:, 0])

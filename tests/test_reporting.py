@@ -12,6 +12,7 @@ from _reporting import SMALL, images, pretraining_model
 import star_keras as sk
 from star_keras import evaluation
 from star_keras.evaluation import Report, ReportSettings, report, reporting
+from star_keras.evaluation.arrays import TooFewSamples
 from star_keras.evaluation.table import shown_value
 from star_keras.exceptions import NonFiniteError, ShapeError
 
@@ -166,6 +167,13 @@ def test_fewer_samples_than_shots_leave_out_those_shots(model):
     assert "more than shots=5 images" in few.skipped["few_shot"]
 
 
+def test_a_single_test_image_leaves_out_what_compares_images_and_says_why(model):
+    one = report(model, TRAIN, (TEST[0][:1], TEST[1][:1]), BARE, verbose=False)
+    compared = {"few_shot", "task_correlation", "expert_correlation", "retrieval", "equivariance"}
+    assert set(one.skipped) == compared
+    assert "at least two samples. Received: 1" in one.skipped["task_correlation"]
+
+
 def test_constant_images_have_finite_numbers_at_their_floor(model):
     grey = np.full_like(TEST[0], 90)
     found = report(model, (np.full_like(TRAIN[0], 90), TRAIN[1]), (grey, TEST[1]), BARE, verbose=False)
@@ -275,7 +283,7 @@ def test_a_measure_that_only_some_seeds_have_says_which_it_lacks(model, monkeypa
 
     def fails(subject, count, seed):
         if seed == 1 or subject.model is not model:
-            raise ValueError("too few images.")
+            raise TooFewSamples("too few images.")
         return real(subject, count, seed)
 
     monkeypatch.setitem(reporting.MEASURES, "linear_probe", fails)
@@ -353,12 +361,13 @@ def test_settings_may_be_numbers_of_numpy():
     assert json.loads(json.dumps(told))["seeds"] == [0, 1] and told["count"] == 5
 
 
-def test_a_measure_that_cannot_be_solved_stops_the_report_and_is_no_fault_of_the_images(model, monkeypatch):
+@pytest.mark.parametrize("error", [np.linalg.LinAlgError, ShapeError, ValueError])
+def test_any_other_error_of_a_measure_stops_the_report_and_is_no_lack_of_images(model, error, monkeypatch):
     def fails(subject, **arguments):
-        raise np.linalg.LinAlgError("SVD did not converge")
+        raise error("SVD did not converge")
 
     monkeypatch.setitem(reporting.MEASURES, "spread", fails)
-    with pytest.raises(np.linalg.LinAlgError, match="did not converge"):
+    with pytest.raises(error, match="did not converge"):
         report(model, images(40), images(30), BARE, verbose=False)
 
 

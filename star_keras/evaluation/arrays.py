@@ -3,17 +3,20 @@
 import numpy as np
 
 
-def filled_rows(name, rows, minimum=1):
-    """`rows` as a finite array `(n, columns)` of at least `minimum` rows.
+class TooFewSamples(ValueError):
+    """Fewer samples, or of fewer classes, than a measure needs: a report leaves it out and says why."""
+
+
+def filled_rows(name, rows):
+    """`rows` as a finite array `(n, columns)` of at least one row.
 
     Raises:
         ValueError: if they are not; the message calls them by `name`.
     """
     rows = np.asarray(rows)
-    if rows.ndim != 2 or not rows.size or len(rows) < minimum:
+    if rows.ndim != 2 or not rows.size:
         raise ValueError(
-            f"`{name}` must be an array (samples, columns) with at least {minimum} rows. "
-            f"Received: shape {rows.shape}"
+            f"`{name}` must be an array (samples, columns) with at least 1 row. Received: shape {rows.shape}"
         )
     refuse_not_finite(name, rows)
     return rows

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from star_keras.evaluation.arrays import filled_rows, whole_labels
+from star_keras.evaluation.arrays import TooFewSamples, filled_rows, whole_labels
 from star_keras.guards.arguments import check_count
 
 _BLOCK_ENTRIES = 2**23
@@ -111,7 +111,7 @@ def _members(features, labels, ways, shots):
     found = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     large = [rows for rows in found if len(rows) > shots]
     if len(large) < ways:
-        raise ValueError(
+        raise TooFewSamples(
             f"An episode needs ways={ways} classes with more than shots={shots} images. Received: "
             f"{len(large)} such classes of {len(found)}; ask for fewer ways or shots."
         )

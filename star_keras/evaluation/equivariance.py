@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from star_keras.augmentation.base import unaugmented
-from star_keras.evaluation.arrays import unit_rows
+from star_keras.evaluation.arrays import TooFewSamples, unit_rows
 from star_keras.evaluation.embeddings import extract_embeddings, in_batches
 from star_keras.evaluation.features import check_image_size
 from star_keras.evaluation.regression import ridge, ridge_by_groups, variance_explained
@@ -236,7 +236,7 @@ def _choose_predictor(model, augmentation, predictor):
 def _split(count, fit_fraction, views, seed):
     size = round(check_range("fit_fraction", fit_fraction, 0, 1) * count)
     if not 2 <= size <= count - 2 or check_count("views", views) < 2:
-        raise ValueError(
+        raise TooFewSamples(
             "Needed are at least 2 views, 2 images to fit and 2 to measure. Received: "
             f"views={views}, fit_fraction={fit_fraction} of {count} images"
         )

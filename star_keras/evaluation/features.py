@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from star_keras.evaluation.arrays import TooFewSamples
 from star_keras.exceptions import NonFiniteError, ShapeError
 from star_keras.guards.pixels import image_array
 
@@ -35,7 +36,7 @@ def extract_features(backbone, images, batch_size=256, verbose="auto"):
         hint = "; a preset is loaded by `star_keras.models.load(name)`" if isinstance(backbone, str) else ""
         raise ValueError(f"`backbone` must be a Keras model or layer. Received: {backbone!r}{hint}")
     if len(images) == 0:
-        raise ValueError("`images` must hold at least one image. Received: none")
+        raise TooFewSamples("`images` must hold at least one image. Received: none")
     images = image_array(images)
     if isinstance(getattr(backbone, "input_shape", None), tuple):
         check_image_size(backbone, images.shape)

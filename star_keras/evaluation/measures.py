@@ -99,7 +99,7 @@ def plan(model, settings, train_images, untrained=False):
     projector = getattr(model, "projector", None)
     if len(getattr(projector, "tasks", None) or ()) > 1:
         steps.append(Step("task_correlation", sampled, 3 * settings.images))
-    if getattr(projector, "num_experts", 1) > 1:
+    if hasattr(projector, "route") and projector.num_experts > 1:
         steps.append(Step("expert_correlation", sampled, 4 * settings.images))
         steps.append(Step("routing", sampled, settings.images))
     if not untrained:

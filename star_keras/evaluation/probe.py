@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from star_keras.evaluation.arrays import (
+    TooFewSamples,
     center_and_scale,
     filled_rows,
     largest_columns,
@@ -214,7 +215,9 @@ def _training_data(features, labels):
     features, labels = _data(features, labels, "train")
     classes, indices = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"`train_labels` must have at least two classes. Received: only {classes.tolist()}")
+        raise TooFewSamples(
+            f"`train_labels` must have at least two classes. Received: only {classes.tolist()}"
+        )
     return features, indices, classes
 
 
@@ -227,7 +230,7 @@ def _data_of_classes(features, labels, name, train, classes):
         )
     unknown = np.setdiff1d(labels, classes)
     if len(unknown):
-        raise ValueError(
+        raise TooFewSamples(
             f"`{name}_labels` must be classes that occur in `train_labels`. Received: "
             f"{unknown[:5].tolist()}, {len(unknown)} unknown of {len(np.unique(labels))} classes"
         )
@@ -242,7 +245,7 @@ def _data(features, labels, name):
 def _drawn_rows(count, fraction, seed):
     size = round(check_range("validation_fraction", fraction, 0, 1) * count)
     if not 0 < size < count:
-        raise ValueError(
+        raise TooFewSamples(
             "`validation_fraction` must leave at least one image on both sides. "
             f"Received: validation_fraction={fraction} of {count} images"
         )

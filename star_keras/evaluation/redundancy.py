@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from star_keras.evaluation.arrays import refuse_not_finite
+from star_keras.evaluation.arrays import TooFewSamples, refuse_not_finite
 
 
 class CanonicalCorrelation(typing.NamedTuple):
@@ -204,11 +204,13 @@ def _features(first, second):
         array if array.dtype.kind == "f" else array.astype("float64")
         for array in map(np.asarray, (first, second))
     )
-    if first.ndim != 2 or second.ndim != 2 or len(first) != len(second) or len(first) < 2:
+    if first.ndim != 2 or second.ndim != 2 or len(first) != len(second):
         raise ValueError(
-            "`first` and `second` must be (samples, width) matrices of the same two or more samples. "
+            "`first` and `second` must be (samples, width) matrices of the same samples. "
             f"Received: shapes {first.shape} and {second.shape}"
         )
+    if len(first) < 2:
+        raise TooFewSamples(f"A correlation needs at least two samples. Received: {len(first)}")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ValueError("Features must be finite. Received: NaN or infinity; look into the backbone.")
     return first, second
@@ -225,7 +227,7 @@ def _centred(features):
 
 def _debiased_alignment(first, second):
     if len(first) < 4:
-        raise ValueError(f"A debiased alignment needs at least four samples. Received: {len(first)} rows")
+        raise TooFewSamples(f"A debiased alignment needs at least four samples. Received: {len(first)} rows")
 
     def dependence(one, other):
         """Song's estimate for centred features, up to a factor of the number of samples."""

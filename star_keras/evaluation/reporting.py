@@ -11,11 +11,11 @@ import keras
 import numpy as np
 
 from star_keras.evaluation import baseline
-from star_keras.evaluation.arrays import whole_labels
+from star_keras.evaluation.arrays import TooFewSamples, whole_labels
 from star_keras.evaluation.features import check_image_size
 from star_keras.evaluation.measures import MEASURES, Subject, plan
 from star_keras.evaluation.table import rows
-from star_keras.exceptions import ConfigError, ShapeError
+from star_keras.exceptions import ConfigError
 from star_keras.files import write_text
 from star_keras.guards.arguments import is_whole
 from star_keras.guards.pixels import image_array
@@ -70,8 +70,8 @@ class Report:
     Attributes:
         measures: `{measure: list of runs}`; a run holds its arguments, its seed among them, and its results.
         untrained: the same of the network without training; empty where it was not asked for.
-        skipped: `{measure: reason}` of those that the images do not allow; where some of its runs are in
-            `measures` or `untrained`, with the names of the others.
+        skipped: `{measure: reason}` of those for which there are too few images; where some of its runs
+            are in `measures` or `untrained`, with the names of the others.
         settings: the `ReportSettings`.
         data: number of training and test images and of classes.
     """
@@ -107,8 +107,8 @@ def report(model, train, test, settings=None, folder=None, batch_size=256, verbo
     what its own predictor knows, canonical correlation between tasks and between experts, and the routing.
     Each is taken once more of the same network without training, which is what the architecture is worth.
 
-    Measures that the images do not allow, such as those that need labels where there is one class, or shots
-    where a class has fewer images, are left out, and `skipped` says why.
+    Measures for which there are too few images, such as those that need labels where there is one class, or
+    shots where a class has fewer images, are left out, and `skipped` says why.
 
     Args:
         model: a `STARPretraining`, or any backbone of the zoo.
@@ -191,14 +191,12 @@ def _checked(model, data, name):
 def _taken(side, step, subject, failed):
     """The run of a step, as plain as when it is read again.
 
-    Where the images do not allow it, the run is None, and `(side, step, reason)` is added to `failed`.
+    Where there are too few images for it, the run is None, and `(side, step, reason)` is added to `failed`.
     """
     try:
         run = {**step.arguments, **MEASURES[step.measure](subject, **step.arguments)}
         return json.loads(json.dumps(run))
-    except (ShapeError, np.linalg.LinAlgError):
-        raise
-    except ValueError as error:
+    except TooFewSamples as error:
         failed.append((side, step, str(error)))
         return None
 

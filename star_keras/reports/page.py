@@ -163,7 +163,7 @@ def _retrieval(document):
 def _retrieved(document, query, indices, similarities):
     tiles = _tile(document, query, "query", "query")
     for index, similarity in zip(indices, similarities, strict=True):
-        tiles += _tile(document, index, f"{similarity:.2f}", f"neighbour with cosine {similarity:.2f}")
+        tiles += _tile(document, index, f"{similarity:.3f}", f"neighbour with cosine {similarity:.3f}")
     return tiles
 
 
