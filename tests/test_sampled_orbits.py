@@ -92,11 +92,12 @@ def test_a_large_group_is_learned_by_few_draws_and_again_with_the_same_seed(jit_
 
 def test_it_is_saved_with_its_number_of_draws(tmp_path):
     x = sample("quarter turns", 2, "float32")
-    wrapper = wrap("quarter turns", "mean", invariant=True, num_samples=1)
+    counts = {"num_samples": np.int64(1), "max_orbit_batch": np.int32(2)}
+    wrapper = wrap("quarter turns", "mean", invariant=True, **counts)
     wrapper(x, training=True)
     wrapper.save(tmp_path / "drawn.keras")
     again = keras.models.load_model(tmp_path / "drawn.keras")
-    assert again.num_samples == 1
+    assert (again.num_samples, again.max_orbit_batch) == (1, 2)
     np.testing.assert_allclose(array(again(x)), array(wrapper(x)), atol=1e-6)
     assert np.abs(array(again(x, training=True)) - array(again(x))).max() > 1e-2
 

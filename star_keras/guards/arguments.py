@@ -12,6 +12,11 @@ def is_whole(value):
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
+def plain(value):
+    """`value`, as an int where it is a whole number, be it one of NumPy."""
+    return int(value) if is_whole(value) else value
+
+
 def is_finite(value):
     """Whether `value` is a finite real number; True and False are none."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

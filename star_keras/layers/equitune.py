@@ -8,7 +8,7 @@ from keras import ops
 
 from star_keras import orbits
 from star_keras.exceptions import ShapeError
-from star_keras.guards.arguments import freeze_parts
+from star_keras.guards.arguments import freeze_parts, plain
 from star_keras.guards.pixels import LooksAtArrays
 from star_keras.layers.wrapping import (
     Tap,
@@ -141,8 +141,8 @@ class EquiTune(LooksAtArrays, keras.Model):
         self.gradient = gradient
         self.combine = combine
         self.inputs = inputs if inputs is None or isinstance(inputs, str) else list(inputs)
-        self.max_orbit_batch = max_orbit_batch
-        self.num_samples = num_samples
+        self.max_orbit_batch = plain(max_orbit_batch)
+        self.num_samples = plain(num_samples)
         self.from_logits = from_logits
         check_options(self)
         self._wiring = Wiring(model, group, output_group, self.inputs)

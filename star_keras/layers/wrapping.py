@@ -7,6 +7,7 @@ import keras
 from star_keras import orbits
 from star_keras.exceptions import ShapeError
 from star_keras.groups import Group
+from star_keras.guards.arguments import is_whole
 
 AUTO_ROWS = 32  # more rows in one pass are no faster per row on a CPU
 CHOICES = {
@@ -206,7 +207,7 @@ def check_options(wrapper):
     if not wrapper.temperature > 0:
         raise ValueError(f"`temperature` must be positive. Received: temperature={wrapper.temperature}")
     rows = wrapper.max_orbit_batch
-    if not (rows is None or rows == "auto" or (isinstance(rows, int) and rows is not True and rows > 0)):
+    if not (rows is None or rows == "auto" or (is_whole(rows) and rows > 0)):
         raise ValueError(
             '`max_orbit_batch` must be a positive number of rows, "auto", or None for the whole orbit at '
             f"once. Received: max_orbit_batch={rows!r}"
@@ -225,7 +226,7 @@ def _check_num_samples(wrapper):
     count, order = wrapper.num_samples, wrapper.group.order
     if count is None:
         return
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= order:
+    if not is_whole(count) or not 1 <= count <= order:
         raise ValueError(
             f"`num_samples` must be a whole number of members of the orbit, from 1 to {order}, or None for "
             f"all. Received: num_samples={count!r}"
