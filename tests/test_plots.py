@@ -97,6 +97,14 @@ def test_every_run_of_a_method_is_a_point():
     assert [len(points.get_offsets()) for points in axes.collections] == [3, 1]
 
 
+def test_the_name_of_a_line_stands_where_curves_are_farther_from_it():
+    marks = {"accuracy": {"low": 0.3, "high": 0.8}}
+    figure = plots.over_experts({"accuracy": {"STAR": [0.4, 0.7], "other": [0.5, 0.6]}}, [2, 4], marks)
+    low, high = figure.axes[0].texts
+    assert (low.get_text(), low.get_ha()) == ("low", "right")
+    assert (high.get_text(), high.get_ha()) == ("high", "left")
+
+
 @pytest.mark.parametrize(
     "draw, message",
     [
