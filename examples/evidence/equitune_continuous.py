@@ -163,6 +163,13 @@ def print_verdicts(rows):
         if len(errors[one]) == len(errors[other]) > 1:
             found = sk.evaluation.paired_comparison(errors[one], errors[other])
             print(f"{METHODS[one]} errs less than {METHODS[other]}: {found.verdict}, {found:+.2f} points")
+    narrow, wide = (
+        [100 * row["error"] for row in rows if (row["method"], row["width"]) == ("lambda", width)]
+        for width in (WHOLE["widths"][0], WHOLE["widths"][-1])
+    )
+    if len(narrow) == len(wide) > 1:
+        found = sk.evaluation.paired_comparison(wide, narrow)
+        print(f"the widest {METHODS['lambda']} errs less than the narrowest: {found.verdict}, {found:+.2f} points")
 
 
 if __name__ == "__main__":

@@ -154,12 +154,13 @@ def print_verdicts(rows):
     for task in TASKS:
         orderings, sizes = {}, orders({"task": task}, smoke=False)
         for combine in ("sentence", "step"):
-            alone, mean, best = (kind(task, one, combine) for one in ("alone", "equitune", "equizero"))
-            orderings[f"by {combine}: equizero above equitune"] = mean, best
+            alone, mean = (kind(task, one, combine) for one in ("alone", "equitune"))
             orderings[f"by {combine}: equitune above the model alone"] = alone, mean
         for order in sizes:
-            mean, learned = (kind(task, one, "step", order) for one in ("equitune", "λ-equitune"))
-            orderings[f"by step, order {order}: λ-equitune above equitune"] = mean, learned
+            for method, ways in {"equizero": ("sentence", "step"), "λ-equitune": ("step",)}.items():
+                for combine in ways:
+                    mean, other = (kind(task, one, combine, order) for one in ("equitune", method))
+                    orderings[f"by {combine}, order {order}: {method} above equitune"] = mean, other
         tuned = {one: kind(task, one, meet, sizes[-1], TUNED) for one, meet in MEET.items()}
         for one in MEET:
             orderings[f"{one}: fine-tuned above zero-shot"] = {**tuned[one], "stage": ZERO_SHOT}, tuned[one]
