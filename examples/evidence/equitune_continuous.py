@@ -169,7 +169,9 @@ def print_verdicts(rows):
     )
     if len(narrow) == len(wide) > 1:
         found = sk.evaluation.paired_comparison(wide, narrow)
-        print(f"the widest {METHODS['lambda']} errs less than the narrowest: {found.verdict}, {found:+.2f} points")
+        print(
+            f"width {WHOLE['widths'][-1]} errs less than width {WHOLE['widths'][0]}: {found.verdict}, {found:+.2f} points"
+        )
 
 
 if __name__ == "__main__":
