@@ -163,15 +163,14 @@ def print_verdicts(rows):
         if len(errors[one]) == len(errors[other]) > 1:
             found = sk.evaluation.paired_comparison(errors[one], errors[other])
             print(f"{METHODS[one]} errs less than {METHODS[other]}: {found.verdict}, {found:+.2f} points")
+    least, most = WHOLE["widths"][0], WHOLE["widths"][-1]
     narrow, wide = (
         [100 * row["error"] for row in rows if (row["method"], row["width"]) == ("lambda", width)]
-        for width in (WHOLE["widths"][0], WHOLE["widths"][-1])
+        for width in (least, most)
     )
     if len(narrow) == len(wide) > 1:
         found = sk.evaluation.paired_comparison(wide, narrow)
-        print(
-            f"width {WHOLE['widths'][-1]} errs less than width {WHOLE['widths'][0]}: {found.verdict}, {found:+.2f} points"
-        )
+        print(f"width {most} errs less than width {least}: {found.verdict}, {found:+.2f} points")
 
 
 if __name__ == "__main__":
