@@ -1,5 +1,6 @@
 """Precision of boxes against values by hand, the packed pyramid, and detection as a user meets it."""
 
+import json
 import sys
 
 import keras
@@ -66,6 +67,7 @@ def test_the_second_find_of_a_box_is_a_false_alarm_and_half_the_recall_is_half_t
 def test_classes_are_told_apart_and_one_without_boxes_does_not_count():
     precision = average_precision([BOX, BOX], [[0], [1]], [found(BOX, [1.0], label=0)] * 2, num_classes=3)
     np.testing.assert_allclose([*precision.per_class, precision.ap], [1.0, 0.0, np.nan, 0.5])
+    assert json.loads(json.dumps(precision.to_dict(), allow_nan=False))["per_class"][1:] == [0.0, None]
 
 
 def test_images_without_boxes_are_images_where_every_find_is_wrong():

@@ -163,8 +163,8 @@ def test_evidence_on_commands_judges_what_two_seeds_or_more_have_of_both(monkeyp
     rows = [{**run, "exact_match": 0.1 + 0.2 * number / len(plan)} for number, run in enumerate(plan)]
     scan.print_verdicts(rows)
     lines = capsys.readouterr().out.splitlines()
-    # Equitune by sentence and by step, equizero by both and λ for each order, fine-tuning of four methods, and
-    # one between two.
+    # Equitune by sentence and by step, equizero by both and λ for each order, fine-tuning of four methods,
+    # and one between two.
     assert len(lines) == 1 + (2 + 4 + 2 + 4 + 1) + (2 + 2 + 1 + 4 + 1)
     assert sum(": equizero above equitune" in line for line in lines) == 6 + 2
     assert sum("λ-equitune above equitune" in line for line in lines) == 3

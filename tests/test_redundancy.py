@@ -1,5 +1,7 @@
 """Canonical correlations, their floor, kernel alignment, and how alike experts are."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -187,6 +189,9 @@ def test_similarity_of_own_experts_and_of_arrays():
     np.testing.assert_allclose(
         expert_similarity(two_samples).matrix, [[1, 0.8], [0.8, 1]], rtol=0, atol=1e-12
     )
+    told = json.loads(json.dumps(expert_similarity(two_samples).to_dict()))
+    np.testing.assert_allclose(told["matrix"], [[1, 0.8], [0.8, 1]], rtol=0, atol=1e-12)
+    assert set(told) == {"matrix", "mean", "mean_abs", "max"}
     assert expert_similarity(np.ones((1, 4))).max == 0
     assert expert_similarity(np.zeros((2, 4))).mean == 0
 

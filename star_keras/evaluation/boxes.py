@@ -24,6 +24,10 @@ class AveragePrecision(typing.NamedTuple):
     ap75: float
     per_class: list
 
+    def to_dict(self):
+        """The fields as plain JSON, None for NaN."""
+        return {**self._asdict(), "per_class": [None if np.isnan(ap) else ap for ap in self.per_class]}
+
 
 def average_precision(boxes, labels, detections, num_classes):
     """The COCO average precision of detections, by pycocotools.

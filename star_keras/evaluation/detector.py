@@ -121,10 +121,7 @@ def detection(
     found = _detections(detector, frozen_maps(backbone, test_images)[0], batch_size)
     precision = average_precision(test_boxes, test_labels, found, num_classes)
     return DetectionResult(
-        ap=precision.ap,
-        ap50=precision.ap50,
-        ap75=precision.ap75,
-        per_class=[None if np.isnan(value) else value for value in precision.per_class],
+        **precision.to_dict(),
         num_train=len(images),
         num_test=len(test_images),
         num_boxes=sum(map(len, test_boxes)),

@@ -50,6 +50,10 @@ class ExpertSimilarity(typing.NamedTuple):
     mean_abs: float
     max: float
 
+    def to_dict(self):
+        """The fields as plain JSON."""
+        return {**self._asdict(), "matrix": self.matrix.tolist()}
+
 
 def canonical_correlation(first, second):
     """The correlations of the pairs of directions in which two representations agree most.
