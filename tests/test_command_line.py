@@ -73,6 +73,11 @@ def test_an_unknown_name_says_what_is_close_and_exits_with_two(command, capsys):
     assert "Traceback" not in error
 
 
+def test_a_folder_has_no_record(capsys, tmp_path):
+    assert main(["info", str(tmp_path)]) == 2
+    assert "A folder is for `star_keras.models.load`." in capsys.readouterr().err
+
+
 def test_an_unknown_recipe_lists_the_known_ones(capsys):
     assert main(["pretrain", "star-resnet81"]) == 2
     assert "star-resnet20" in capsys.readouterr().err

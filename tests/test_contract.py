@@ -102,6 +102,19 @@ def test_frozen_it_is_frozen_when_it_is_made_again(case):
         assert not [weight.path for weight in instance.weights if weight.trainable]
 
 
+@cases("model")
+def test_with_a_frozen_part_it_is_made_again_with_that_part_frozen(case):
+    for number, part in enumerate(case.model(case.make()).layers):
+        if not part.weights:
+            continue
+        model = case.make()
+        case.model(model)
+        model.layers[number].trainable = False
+        again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+        case.model(again)
+        assert [w.trainable for w in again.weights] == [w.trainable for w in model.weights], part.name
+
+
 @cases("layer", "model")
 def test_made_frozen_it_is_frozen(case):
     if not isinstance(case.owner, type) or case.path.startswith("training."):

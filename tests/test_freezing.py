@@ -92,6 +92,17 @@ def test_a_file_and_a_copy_train_what_the_model_trains(case, tmp_path):
     assert len(free.trainable_variables) == len(model.trainable_variables) > some
 
 
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_with_frozen_parts_it_is_thawed_and_frozen_as_a_whole(case):
+    model = case()
+    statistics = [weight for weight in model.weights if weight.name.startswith("moving_")]
+    assert model.trainable
+    model.trainable = True
+    assert len(model.trainable_variables) == len(model.weights) - len(statistics)
+    model.trainable = False
+    assert not model.trainable_variables
+
+
 def test_training_goes_on_with_its_optimizer_and_leaves_frozen_layers_alone(tmp_path):
     model = classifier("all but the head")
     model.compile("adam", "sparse_categorical_crossentropy")

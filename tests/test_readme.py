@@ -10,6 +10,7 @@ README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
 # What stands there, and what is run: less of everything, and no network.
 SMALLER = {
     "batch_size=256": "batch_size=8",
+    "fit(rgb, train.labels)": "fit(rgb[:16], train.labels[:16])",
     "epochs=200": "epochs=1",
     "num_experts=16": "num_experts=2",
     "hidden_units=(512, 512)": "hidden_units=(8,)",

@@ -8,6 +8,7 @@ from star_keras.guards.arguments import check_count
 from star_keras.layers.initialization import torch_kernel
 from star_keras.models import checks
 from star_keras.models.image_model import ImageModel
+from star_keras.models.trainability import trainability
 
 
 class OnBackbone(ImageModel):
@@ -24,7 +25,7 @@ class OnBackbone(ImageModel):
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             **{name: getattr(self, name) for name in self.arguments},
             "name": self.name,
-            "trainable": self.trainability(),
+            "trainable": trainability(self),
         }
 
     @classmethod
@@ -47,7 +48,7 @@ class Classifier(OnBackbone):
         name, trainable: as for any model.
 
     Attributes:
-        backbone: the backbone; freeze it with `classifier.backbone.trainable = False`.
+        backbone: the backbone; freeze it with `classifier.backbone.trainable = False`, thaw it with `True`.
 
     Input shape: that of the backbone. Output shape: `(batch, num_classes)`, float32.
 

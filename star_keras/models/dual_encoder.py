@@ -7,10 +7,10 @@ import numpy as np
 from keras import layers, ops
 
 from star_keras.exceptions import ShapeError
-from star_keras.guards.arguments import freeze_parts
 from star_keras.guards.pixels import look_at_pixels
 from star_keras.models import checks, registry
 from star_keras.models.image_model import check_images
+from star_keras.models.trainability import set_trainability, trainability
 from star_keras.ops import global_mean, l2_normalize, regularization
 
 LOG_MAX_SCALE = float(np.log(100.0))
@@ -94,7 +94,9 @@ class DualEncoder(keras.Model):
     Image-Text-Label Space" (CVPR 2022), arXiv:2204.03610, section 3.2.
     """
 
-    def __init__(self, backbone, vocabulary, embedding_units=64, word_units=64, dtype=None, **kwargs):
+    def __init__(
+        self, backbone, vocabulary, embedding_units=64, word_units=64, dtype=None, trainable=True, **kwargs
+    ):
         sizes = {"embedding_units": embedding_units, "word_units": word_units}
         checks.validate({"vocabulary": vocabulary, **sizes}, OPTIONS)
         if len(set(vocabulary)) < len(vocabulary):
@@ -119,7 +121,7 @@ class DualEncoder(keras.Model):
             name="log_scale",
         )
         self.built = True
-        freeze_parts(self)
+        set_trainability(self, trainable)
 
     def _make_image_encoder(self):
         project = layers.Dense(self.embedding_units, use_bias=False, dtype="float32", name="projection")
@@ -213,6 +215,7 @@ class DualEncoder(keras.Model):
             "vocabulary": self.vocabulary,
             "embedding_units": self.embedding_units,
             "word_units": self.word_units,
+            "trainable": trainability(self),
         }
 
     @classmethod

@@ -9,6 +9,7 @@ from star_keras.layers.equitune import EquiTune, score_network
 from star_keras.models import checks, registry
 from star_keras.models.functional import FunctionalModel
 from star_keras.models.q_network import QNetwork, fixed_states, network_shapes
+from star_keras.models.trainability import trainability
 
 _ROW = checks.sequence(checks.number(-1e6, 1e6), 1, 64)
 OPTIONS = {
@@ -105,7 +106,7 @@ class EquiTuneQNetwork(FunctionalModel):
             "weighting": self.weighting,
             "score_units": self.score_units,
             "name": self.name,
-            "trainable": self.trainability(),
+            "trainable": trainability(self),
         }
 
     @classmethod

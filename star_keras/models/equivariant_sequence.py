@@ -7,10 +7,10 @@ from star_keras import orbits
 from star_keras.data.scan import END, PADDING
 from star_keras.exceptions import ConfigError
 from star_keras.groups import Permutation, VocabularyCycle
-from star_keras.guards.arguments import freeze_parts
 from star_keras.layers.equitune import score_network
 from star_keras.models import checks, registry
 from star_keras.models.sequence_to_sequence import CELLS, SequenceToSequence
+from star_keras.models.trainability import freeze_built_parts, set_trainability, trainability
 
 ARGUMENTS = {
     "weighting": checks.choice("mean", "lambda", "argmin"),
@@ -109,6 +109,7 @@ class EquivariantSequenceToSequence(keras.Model):
         ties="mean",
         gradient="equitune",
         proxy="confidence",
+        trainable=True,
         **kwargs,
     ):
         options = {
@@ -132,13 +133,14 @@ class EquivariantSequenceToSequence(keras.Model):
         self.proxy = proxy
         self._ids = group.ids
         self.score = score_network(hidden_units) if weighting == "lambda" else None
+        set_trainability(self, trainable)
 
     def build(self, input_shape=None):
         if not self.model.built:
             self.model.build()
         if self.score is not None:
             self.score.build((None, self.model.units))
-        freeze_parts(self)
+        freeze_built_parts(self)
 
     def call(self, inputs, training=None):
         commands, actions = (self.orbit(inputs[name]) for name in ("commands", "actions"))
@@ -208,7 +210,7 @@ class EquivariantSequenceToSequence(keras.Model):
             **{name: getattr(self, name) for name in ARGUMENTS},
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-            "trainable": self.trainable,
+            "trainable": trainability(self),
         }
 
     @classmethod

@@ -38,7 +38,7 @@ class ImageModel(LooksAtArrays, FunctionalModel):
 def check_images(shape, model_shape, minimum_size, symbolic=False):
     """Raises `ShapeError` unless `shape` is a batch of images that the model takes, `symbolic` or not."""
     shape, size = tuple(shape), tuple(model_shape[1:3])
-    problem = _layout_problem(shape, symbolic) or _size_problem(shape[1:3], size, minimum_size)
+    problem = _layout_problem(shape, size, symbolic) or _size_problem(shape[1:3], size, minimum_size)
     if problem is not None:
         expected = "(batch, {}, {}, 3)".format(*(side or "any" for side in size))
         raise ShapeError(
@@ -46,11 +46,11 @@ def check_images(shape, model_shape, minimum_size, symbolic=False):
         )
 
 
-def _layout_problem(shape, symbolic):
+def _layout_problem(shape, size, symbolic):
     if len(shape) == 3:
         if 3 in (shape[0], shape[-1]):
             return "This looks like one image without a batch: pass `images[None]`; `.batch(n)` a data set."
-        return "These look like grey images: pass `np.repeat(images[..., None], 3, axis=-1)`."
+        return f"These look like grey images: pass `{_to_rgb(size)}`."
     if len(shape) != 4:
         return "Pass a batch of images, four dimensions."
     if shape[-1] == 3 or shape[-1] is None:
@@ -59,10 +59,15 @@ def _layout_problem(shape, symbolic):
         return "The channels come first: pass `np.moveaxis(images, 1, -1)`."
     if shape[-1] == 1:
         join = "keras.layers.Concatenate()([images, images, images])"
-        return f"The images are grey: pass `{join if symbolic else 'np.repeat(images, 3, axis=-1)'}`."
+        return f"The images are grey: pass `{join if symbolic else _to_rgb(size)}`."
     if shape[-1] == 4:
         return "The images have an alpha channel: pass `images[..., :3]`."
     return "The last axis must hold red, green and blue."
+
+
+def _to_rgb(size):
+    height, width = size
+    return "star_keras.data.to_rgb(images{})".format(f", {height}" if height and height == width else "")
 
 
 def _size_problem(size, model_size, minimum_size):

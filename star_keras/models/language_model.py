@@ -4,8 +4,9 @@ import keras
 from keras import layers, ops
 
 from star_keras.exceptions import ConfigError, ShapeError
-from star_keras.guards.arguments import check_ids, freeze_parts, is_whole
+from star_keras.guards.arguments import check_ids, is_whole
 from star_keras.models import checks
+from star_keras.models.trainability import set_trainability, trainability
 
 EPSILON = 1e-5
 _WIDTH = checks.integer(1, 65_536)
@@ -78,6 +79,7 @@ class GPT(keras.Model):
         dropout=0.0,
         dtype=None,
         name="gpt",
+        trainable=True,
         **kwargs,
     ):
         arguments = {
@@ -115,7 +117,7 @@ class GPT(keras.Model):
         ]
         self.norm = layers.LayerNormalization(epsilon=EPSILON, name="norm", **options)
         self.build((None, None))
-        freeze_parts(self)
+        set_trainability(self, trainable)
 
     def build(self, input_shape):
         if self.built:
@@ -198,7 +200,7 @@ class GPT(keras.Model):
             **self.arguments,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
-            "trainable": self.trainable,
+            "trainable": trainability(self),
         }
 
     @classmethod

@@ -9,6 +9,7 @@ from star_keras.exceptions import ShapeError
 from star_keras.layers.routed_experts import RoutedExperts
 from star_keras.models import checks
 from star_keras.models.image_model import ImageModel
+from star_keras.models.trainability import trainability
 
 # (filters, kernel size) of the convolutions, all of stride 2 between borders of one pixel
 CONVOLUTIONS = ((64, 8), (128, 6))
@@ -135,7 +136,7 @@ class MoECNN(ImageModel):
             **self.arguments,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
-            "trainable": self.trainability(),
+            "trainable": trainability(self),
         }
 
     @classmethod

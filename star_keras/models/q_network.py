@@ -7,6 +7,7 @@ from keras import layers
 from star_keras.layers.initialization import torch_bias, torch_kernel
 from star_keras.models import checks
 from star_keras.models.functional import FunctionalModel
+from star_keras.models.trainability import trainability
 
 OPTIONS = {
     "state_size": checks.integer(1, 65_536),
@@ -67,7 +68,7 @@ class QNetwork(FunctionalModel):
             **describe(self),
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "name": self.name,
-            "trainable": self.trainability(),
+            "trainable": trainability(self),
         }
 
     @classmethod

@@ -323,9 +323,11 @@ def _unknown(name):
     known = full if "." in name else [*full, *CATALOGUE.aliases]
     close = difflib.get_close_matches(name[:80].lower(), known, n=3, cutoff=0)
     hint = f"The closest names are {', '.join(close)}. " if close else ""
+    if "/" in name:
+        hint = f"A folder is for `star_keras.models.load`. {hint}"
     if name in _architectures:
         hint = f"That is an architecture: `star_keras.models.create({name!r}, ...)`. {hint}"
     return (
-        f"Expected the name of a preset, or an existing folder with a separator in its path. Received: "
+        f"Expected the name of a preset, or in `load` a folder with a separator in its path. Received: "
         f"{checks.shorten(repr(name))}. {hint}`star_keras.models.list()` gives all names."
     )

@@ -9,6 +9,7 @@ from star_keras.layers.convolution import Conv2D
 from star_keras.layers.initialization import torch_kernel
 from star_keras.models import checks
 from star_keras.models.image_model import ImageModel
+from star_keras.models.trainability import trainability
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -163,7 +164,7 @@ class ResNet(ImageModel):
             "std": self.std,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
-            "trainable": self.trainability(),
+            "trainable": trainability(self),
         }
 
     @classmethod

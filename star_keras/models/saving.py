@@ -89,7 +89,7 @@ def load(name_or_folder, weights=True, num_classes=None, part=None, **overrides)
             network when a preset is named; those of a file are for `model.load_weights`.
         num_classes: for transfer, puts a new head with a float32 softmax on the backbone
             (`classifier_activation=None` for logits). With `trainable=False` the backbone is frozen and the
-            head trains.
+            head trains; `model.trainable = True` thaws it for fine-tuning.
         part: "backbone", from images to features; "classifier" with the head it was trained with;
             "pretraining", the whole pretraining model; "model", one that no head goes on, such as a
             Q-network: where they were saved. Defaults to None: the first of these that was.
@@ -205,6 +205,9 @@ def parts(name_or_folder):
 
 def save(model, folder, float16=False, overwrite=False):
     """Writes a model of `create` or `load` into a folder, from which `load` makes it again.
+
+    Of a classifier `load(folder)` gives the backbone, for another head; `load(folder, part="classifier")`
+    gives it with its own.
 
     The folder holds `config.json`, plain data, and `model.weights.h5`, which `model.load_weights` reads
     as well. It appears whole or not at all. The optimiser is not saved, and low-rank updates of Keras'

@@ -6,8 +6,9 @@ from keras import layers, ops
 
 from star_keras.data.scan import PADDING
 from star_keras.exceptions import ShapeError
-from star_keras.guards.arguments import check_ids, freeze_parts
+from star_keras.guards.arguments import check_ids
 from star_keras.models import checks
+from star_keras.models.trainability import freeze_built_parts, set_trainability, trainability
 
 CELLS = {"gru": layers.GRU, "lstm": layers.LSTM, "rnn": layers.SimpleRNN}
 GATES = {"gru": 3, "lstm": 4, "rnn": 1}
@@ -71,6 +72,7 @@ class SequenceToSequence(keras.Model):
         max_command=9,
         max_actions=48,
         dtype=None,
+        trainable=True,
         **kwargs,
     ):
         arguments = {
@@ -110,6 +112,7 @@ class SequenceToSequence(keras.Model):
         self.decoder = recurrent("decoder")
         self.mixture = layers.Dense(units, "tanh", dtype=policy, name="mixture")
         self.logits = layers.Dense(vocabulary_size, dtype="float32", name="logits")
+        set_trainability(self, trainable)
 
     def build(self, input_shape=None):
         sequence, both = (None, None, self.units), (None, None, 2 * self.units)
@@ -121,7 +124,7 @@ class SequenceToSequence(keras.Model):
             layer.build(both)
         for bridge in self.bridges:
             bridge.build((None, 2 * self.units))
-        freeze_parts(self)
+        freeze_built_parts(self)
 
     def call(self, inputs, training=None):
         memory, states = self.encode(inputs["commands"], training)
@@ -214,7 +217,7 @@ class SequenceToSequence(keras.Model):
             **self.arguments,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
-            "trainable": self.trainable,
+            "trainable": trainability(self),
         }
 
 

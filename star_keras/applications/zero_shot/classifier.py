@@ -10,6 +10,7 @@ from star_keras.applications.zero_shot.encoders import Encoders
 from star_keras.applications.zero_shot.prompts import TEMPLATES, class_embeddings, distinct
 from star_keras.exceptions import ShapeError
 from star_keras.models.image_model import ImageModel
+from star_keras.models.trainability import trainability
 from star_keras.ops import l2_normalize
 
 
@@ -73,7 +74,7 @@ class ZeroShotClassifier(ImageModel):
             "class_names": self.class_names,
             "logit_scale": self.logit_scale,
             "name": self.name,
-            "trainable": self.trainability(),
+            "trainable": trainability(self),
         }
 
     @classmethod
