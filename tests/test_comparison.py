@@ -113,6 +113,17 @@ def test_random_experts_under_random_routers_correlate_less_the_more_there_are(e
     assert 0 < found.min() < found.max() < 1
 
 
+def test_neighbours_of_the_class_of_their_query_are_counted(evidence, monkeypatch):
+    report = evidence("comparison_report")
+    monkeypatch.setattr(report, "fashion_mnist", lambda: (None, np.array([7, 7, 3, 3, 7])))
+    assert report.same_class(queries=[0, 2], indices=[[1, 4, 3], [0, 1, 3]], similarities=None) == (3, 6)
+
+
+def test_slopes_are_those_for_each_doubling_of_the_number_of_experts(evidence):
+    found = [[0.8, 0.1], [0.7, 0.4], [0.6, 0.7], [0.5, 1.0]]
+    np.testing.assert_allclose(evidence("comparison_report").per_doubling(found), [-0.1, 0.3])
+
+
 def test_the_floor_of_a_table_is_the_mean_of_its_rows(evidence, capsys):
     report = evidence("comparison_report")
     found = [row | {"floors": {"mrr": 0.1 * row["seed"]}} for row in rows()]

@@ -161,14 +161,15 @@ class TestNpz:
             data.load("cifar12")
         assert "embedded" in str(caught.value)
 
-    @pytest.mark.parametrize("path", ["./missing", "/missing/images.npz", "~/missing", "../missing.npz"])
+    @pytest.mark.parametrize(
+        "path",
+        ["./missing", "/missing/images.npz", "~/missing", "../missing.npz", pathlib.Path("fashion_mnist")],
+    )
     def test_a_path_that_is_not_there_is_not_taken_for_a_name(self, path):
-        for name in (path, pathlib.Path(path).absolute()):
-            with pytest.raises(
-                ValueError, match="must be an existing folder or npz file. Received"
-            ) as caught:
-                data.load(name)
-            assert "Closest" not in str(caught.value)
+        with pytest.raises(ValueError) as caught:
+            data.load(path)
+        message = f"`name` must be an existing folder or npz file. Received: name={str(path)!r}"
+        assert str(caught.value) == message
 
     def test_a_missing_set_of_the_recipes_says_what_writes_it(self, folder):
         with pytest.raises(ValueError, match=r"make_cifar10.py FOLDER` .* writes it, see Data") as caught:

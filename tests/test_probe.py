@@ -235,7 +235,10 @@ def test_an_unknown_metric_is_refused_before_anything_is_fitted(probe, monkeypat
         ((FEATURES, LABELS * 0, TEST_FEATURES, TEST_LABELS * 0), "at least two classes"),
         ((FEATURES, LABELS, TEST_FEATURES, TEST_LABELS + 2), "occur in"),
         ((FEATURES, LABELS / 1.0, TEST_FEATURES, TEST_LABELS), "whole numbers .* type float64"),
-        ((FEATURES[:0], LABELS[:0], TEST_FEATURES, TEST_LABELS), "with at least 1 row."),
+        (
+            (FEATURES[:0], LABELS[:0], TEST_FEATURES, TEST_LABELS),
+            r"with at least 1 row\. Received: shape \(0, ",
+        ),
         ((FEATURES.astype(str), LABELS, TEST_FEATURES, TEST_LABELS), "must be numbers. Received: type <U"),
         ((FEATURES, LABELS, TEST_FEATURES.astype(object), TEST_LABELS), "numbers. Received: type object"),
     ],

@@ -124,6 +124,8 @@ def test_features_must_be_finite_matrices_of_the_same_samples(function):
         function(X, Y[:-1])
     with pytest.raises(ValueError, match="matrices"):
         function(X[:, 0], Y[:, 0])
+    with pytest.raises(ValueError, match="at least two samples. Received: 1"):
+        function(X[:1], Y[:1])
     with pytest.raises(ValueError, match="must be finite"):
         function(X, np.where(Y > 2, np.nan, Y))
 
@@ -189,11 +191,15 @@ def test_similarity_of_own_experts_and_of_arrays():
     np.testing.assert_allclose(
         expert_similarity(two_samples).matrix, [[1, 0.8], [0.8, 1]], rtol=0, atol=1e-12
     )
-    told = json.loads(json.dumps(expert_similarity(two_samples).to_dict()))
-    np.testing.assert_allclose(told["matrix"], [[1, 0.8], [0.8, 1]], rtol=0, atol=1e-12)
-    assert set(told) == {"matrix", "mean", "mean_abs", "max"}
     assert expert_similarity(np.ones((1, 4))).max == 0
     assert expert_similarity(np.zeros((2, 4))).mean == 0
+
+
+def test_a_similarity_is_told_as_plain_data():
+    found = expert_similarity(np.array([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]))
+    matrix = [[1, 0, -1], [0, 1, 0], [-1, 0, 1]]
+    expected = {"matrix": matrix, "mean": -1 / 3, "mean_abs": 1 / 3, "max": 0}
+    assert json.loads(json.dumps(found.to_dict())) == expected
 
 
 def test_experts_of_different_architectures_are_not_compared_by_their_weights():

@@ -61,7 +61,12 @@ def tell(rows, detected, plan, stem, width=64):
     print("\ncorrelation of tasks of random experts and routers, nothing trained, on normal features")
     for number, found in zip(ROUTED.values(), untrained, strict=True):
         print(f"- {number} experts: {sk.recipes.mean_and_deviation(found, '.3f')}")
-    draw(rows, stem, untrained)
+    print(f"- falls by {-per_doubling(untrained).mean():.3f} for each doubling\n")
+    spaces = neighbors(rows)
+    for method, found in spaces.items():
+        alike, shown = same_class(**found)
+        print(f"- {TITLES[method]}: {alike} of {shown} nearest images are of the query's class")
+    draw(rows, stem, untrained, spaces)
 
 
 def values(rows, method, measure):
@@ -141,8 +146,13 @@ def chain(rows, measure, heads):
 
 def slope(rows, measure):
     """Of a measure over the binary logarithm of the number of experts, for every seed."""
-    doublings, found = np.log2(list(ROUTED.values())), TOLD[measure][1] * by_seed(rows, measure, *ROUTED)
-    return np.polyfit(doublings, found, 1)[0] if found.size else found[0]
+    found = TOLD[measure][1] * by_seed(rows, measure, *ROUTED)
+    return per_doubling(found) if found.size else found[0]
+
+
+def per_doubling(found):
+    """Slopes of `(numbers of experts, runs)` values."""
+    return np.polyfit(np.log2(list(ROUTED.values())), found, 1)[0]
 
 
 def roles(rows):
@@ -226,17 +236,27 @@ def above_chance(found):
     return (found["mean"] - found["floor"]) / (1 - found["floor"])
 
 
-def draw(rows, stem, untrained):
+def neighbors(rows):
+    """What the two methods of one task, seed 0, take for alike."""
+    first = {row["method"]: row for row in rows if row["seed"] == 0}
+    return {method: first[method]["neighbors"] for method in ("simclr", "equivariance") if method in first}
+
+
+def same_class(queries, indices, similarities):
+    """How many neighbours have the label of their query, and how many there are."""
+    labels = fashion_mnist()[1]
+    alike = labels[np.array(indices)] == labels[np.array(queries)][:, None]
+    return alike.sum(), alike.size
+
+
+def draw(rows, stem, untrained, spaces):
     """Accuracy and correlation over experts, what two spaces take for alike, experts and who uses them."""
     runs = {method: values(rows, method, "transfer") for method in ROUTED}
     if min(map(len, runs.values())) > 1 and len(set(map(len, runs.values()))) == 1:
         save(over_experts(rows, untrained), stem, "experts")
-    first = {row["method"]: row for row in rows if row["seed"] == 0}
-    spaces = {method: first[method]["neighbors"] for method in ("simclr", "equivariance") if method in first}
     if len(spaces) > 1:
         save(retrieval(spaces), stem, "neighbors")
-    if STAR in first:
-        row = first[STAR]
+    for row in (row for row in rows if (row["method"], row["seed"]) == (STAR, 0)):
         report = sk.evaluation.RoutingReport.from_dict(row["routing"])
         save(sk.plots.routing(report), stem, "routing")
         matrices = {f"{TITLES[STAR]}, seed 0": row["expert_matrix"]}

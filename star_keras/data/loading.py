@@ -74,9 +74,9 @@ def load(name, split=None, size=None, data_dir=None, download=False, on_error="r
     if path is not None:
         reader = folders if path.is_dir() else npz
         return reader.read(path, split, size, on_error)
-    name = os.fspath(name).strip()
-    if name.startswith((".", "/", "~")):  # what has a "/" inside may be a configuration of a known set
-        raise ValueError(f"`name` must be an existing folder or npz file. Received: name={name[:200]!r}")
+    if isinstance(name, os.PathLike) or name.startswith((".", "/", "~")):  # "a/b" may be a known set's
+        raise ValueError(f"`name` must be an existing folder or npz file. Received: name={str(name)[:200]!r}")
+    name = name.strip()
     if data_dir is None and not download:
         if name == EMBEDDED:
             return _embedded(split, size)

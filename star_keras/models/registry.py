@@ -324,7 +324,7 @@ def _unknown(name):
     close = difflib.get_close_matches(name[:80].lower(), known, n=3, cutoff=0)
     hint = f"The closest names are {', '.join(close)}. " if close else ""
     if "/" in name:
-        hint = f"A folder is for `star_keras.models.load`. {hint}"
+        hint = "A folder is for `star_keras.models.load`. "
     if name in _architectures:
         hint = f"That is an architecture: `star_keras.models.create({name!r}, ...)`. {hint}"
     return (

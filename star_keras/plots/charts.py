@@ -164,8 +164,9 @@ def over_experts(panels, numbers, marks=None):
     ):
         for index, (method, values) in enumerate(measured.items()):
             _curve(axes, method, numbers, finite(method, values), index)
+        curves = np.array([line.get_ydata() for line in axes.lines])
         for name, value in ((marks or {}).get(measure) or {}).items():
-            _mark(axes, name, value)
+            _mark(axes, name, value, curves)
         axes.set_xscale("log", base=2)
         axes.set_xticks(numbers, [str(number) for number in numbers])
         axes.minorticks_off()
@@ -199,10 +200,9 @@ def _curve(axes, method, numbers, values, index):
     axes.plot(numbers, values.mean(axis=1), color=colour, marker=MARKERS[index % len(MARKERS)], label=method)
 
 
-def _mark(axes, name, value):
+def _mark(axes, name, value, curves):
     """A horizontal line with its name where curves are farther from it, at their beginning or their end."""
-    ends = [np.take(line.get_ydata(), (0, -1)) for line in axes.lines if line.get_marker() != "None"]
-    first, last = np.abs(np.array(ends) - value).min(axis=0)
+    first, last = np.abs(curves[:, [0, -1]] - value).min(axis=0)
     place, side, indent = (0, "left", 4) if first > last else (1, "right", -4)
     axes.axhline(value, color=INK, linestyle="--", linewidth=1)
     axes.annotate(
