@@ -117,6 +117,7 @@ def test_the_name_of_a_line_stands_where_curves_are_farther_from_it():
         ),
         (lambda: plots.methods({"accuracy": {"one": [np.nan]}}), "finite values"),
         (lambda: plots.group_errors({"one": [-1.0, 2.0]}), "must not be negative"),
+        (lambda: plots.over_experts({"accuracy": {}}, [2, 4]), "`accuracy` must be a filled dict"),
         (lambda: plots.over_experts({"accuracy": {"one": [0.1]}}, [2, 4]), "2 numbers and 1 rows of 'one'"),
         (lambda: plots.views(IMAGES, IMAGES[:, None], np.ones((6, 1, 2)), ("flip",)), "6 images, views"),
         (

@@ -162,7 +162,7 @@ def over_experts(panels, numbers, marks=None):
     for axes, (measure, measured) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        for index, (method, values) in enumerate(measured.items()):
+        for index, (method, values) in enumerate(filled(measure, measured).items()):
             _curve(axes, method, numbers, finite(method, values), index)
         curves = np.array([line.get_ydata() for line in axes.lines])
         for name, value in ((marks or {}).get(measure) or {}).items():
